@@ -1,0 +1,1 @@
+"""Code IR and templates that write a compiled model out as source."""

@@ -1,0 +1,1 @@
+"""One spec an architecture, by its usual name."""

@@ -1,0 +1,119 @@
+"""The Python API. torch is imported only by what needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .diagnostics import Collector, Diagnostic, DiagnosticError
+from .elaborate import elaborate as _wire
+from .ir.graph import Graph
+from .ir.order import sort_nodes
+from .passes.base import Pipeline, parse_pipeline
+from .passes.carry import Carry
+from .passes.infer import Infer
+from .passes.slice import rebind
+from .spec import Spec, read_spec
+
+if TYPE_CHECKING:
+    from .lower.model import CompiledModel
+
+PIPELINE = "carry,infer,objectives,expect"
+
+SpecLike = Spec | str | Path | Mapping[str, Any]
+
+
+def as_spec(source: SpecLike) -> Spec:
+    return source if isinstance(source, Spec) else read_spec(source if not isinstance(source, Mapping) else dict(source))
+
+
+def elaborate(source: SpecLike, pipeline: str = PIPELINE, observe: Callable[[str, Graph, float], None] | None = None) -> Graph:
+    """The typed graph of a spec. Raises DiagnosticError with every finding."""
+    spec = as_spec(source)
+    graph, found = _analyse(spec, pipeline, observe)
+    found.stop()
+    assert graph is not None
+    return graph
+
+
+def check(source: SpecLike) -> list[Diagnostic]:
+    """Every finding about a spec, in the order of their places. Never raises on a bad spec."""
+    _, found = _analyse(as_spec(source), PIPELINE)
+    return sorted(found.found, key=lambda d: (d.severity != "error", d.primary is None, d.primary.span if d.primary else ()))
+
+
+def _analyse(spec: Spec, pipeline: str, observe: Callable[[str, Graph, float], None] | None = None) -> tuple[Graph | None, Collector]:
+    found = Collector(list(spec.diagnostics))
+    graph = _wire(spec, found)
+    if graph is not None:
+        graph = Pipeline(parse_pipeline(pipeline), observe).run(graph, found)
+    return graph, found
+
+
+def objective_graph(source: SpecLike, name: str) -> Graph:
+    """The graph with an objective's nodes and rebound ports in place, typed. Raises DiagnosticError."""
+    spec = as_spec(source)
+    found = Collector(list(spec.diagnostics))
+    graph = _wire(spec, found)
+    found.stop()
+    assert graph is not None
+    graph = Pipeline([Carry(), Infer()]).run(with_objective(graph, name), found)
+    found.stop()
+    return graph
+
+
+def with_objective(graph: Graph, name: str) -> Graph:
+    """The untyped graph with one objective's own nodes and feeds; its loss is the alias `loss`."""
+    objective = graph.objectives[name]
+    nodes, _ = sort_nodes([*(rebind(n, objective.rebind) for n in graph.nodes), *objective.nodes])
+    return replace(graph, nodes=tuple(nodes), objectives={name: replace(objective, nodes=(), rebind={})})
+
+
+def compile(
+    source: SpecLike | Graph,
+    device: str = "cpu",
+    dtype: Any = "float32",
+    mode: str = "eager",
+    seed: int | None = 0,
+) -> CompiledModel:
+    """Build a model: on `device` with each component's own initialisation, or on `"meta"` without storage.
+
+    `mode="compile"` runs every program through torch.compile. Raises DiagnosticError when the spec has errors.
+    """
+    import torch
+
+    from .lower.model import CompiledModel
+
+    if mode not in ("eager", "compile"):
+        raise ValueError(f"mode is 'eager' or 'compile', not {mode!r}")
+    spec = as_spec(source)  # type: ignore[arg-type]
+    graph = elaborate(spec)
+    if seed is not None and device != "meta":
+        torch.manual_seed(seed)
+    kind = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    return CompiledModel(spec, graph, device, kind, mode)
+
+
+def load(path: str | Path, device: str = "cpu", dtype: Any = None, mode: str = "eager") -> CompiledModel:
+    """Open a spec (fresh weights), a compiled folder, or a published checkpoint folder (config.json + safetensors)."""
+    from .weights.load import load_model
+
+    return load_model(path, device, dtype, mode)
+
+
+def export(model: CompiledModel, target: str, folder: str | Path, **options: Any) -> Any:
+    """Write a model for a target found under entry-point group `vlmgraph.targets`. Raises DiagnosticError for an unknown one."""
+    from .diagnostics import codes as C
+    from .plugins import PluginError, registry
+
+    try:
+        backend = registry("vlmgraph.targets").load(target)
+    except PluginError as error:
+        names = ", ".join(registry("vlmgraph.targets").names()) or "none"
+        raise DiagnosticError(Diagnostic(C.UNKNOWN_TARGET, f"there is no target {target!r}", notes=(f"targets: {names}",))) from error
+    return backend(model, Path(folder), **options)
+
+
+__all__ = ["check", "compile", "elaborate", "export", "load", "read_spec"]

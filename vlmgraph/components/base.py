@@ -1,0 +1,160 @@
+"""What a component is: a config class, a signature of typed ports, a module named by text.
+
+Nothing here imports torch: `check`, `show` and `report` work from declarations alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from ..ir.dims import Dim
+from ..ir.types import Type
+
+if TYPE_CHECKING:
+    from torch import nn
+
+API_VERSION = 1
+
+
+class TokenMark:
+    """Marks config fields that hold token names: the compiler replaces them by ids from `[tokens]`."""
+
+
+Token = Annotated[int | str, TokenMark()]
+
+
+class Ports:
+    """Typed inputs by name and typed outputs.
+
+    `returns` is one type, whose output is called `out`, or a dict whose first entry is the default output.
+    The first input is the default port. A list port (`tokens[...].many`) takes an ordered fan-in.
+    """
+
+    def __init__(self, returns: Type | Mapping[str, Type], **inputs: Type) -> None:
+        self.inputs: dict[str, Type] = inputs
+        self.outputs: dict[str, Type] = {"out": returns} if isinstance(returns, Type) else dict(returns)
+
+    def __or__(self, inputs: Mapping[str, Type]) -> Ports:
+        """The same ports and some further inputs."""
+        return Ports(self.outputs, **self.inputs, **inputs)
+
+
+class Config(BaseModel):
+    """The fields of a component or layer. Unknown keys are errors; instances are immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+
+    kind: ClassVar[str] = ""
+    api: ClassVar[int] = API_VERSION
+    module: ClassVar[str] = ""
+
+    def __init_subclass__(cls, name: str = "", **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if name:
+            cls.kind = name
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, name: str = "", **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+
+    def build(self) -> nn.Module:
+        """The torch module at this config's (resolved) dimensions. The default passes every field by name."""
+        return load_symbol(self.module)(**self.arguments())
+
+    def arguments(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in type(self).model_fields}
+
+    def parameters(self) -> dict[str, int]:
+        """Parameter counts by part, without torch; the values add up to the module's total."""
+        return {}
+
+    def total(self) -> int:
+        return sum(self.parameters().values())
+
+
+class Component(Config):
+    """A part that stands in the graph."""
+
+    role: ClassVar[str] = ""
+    ports: ClassVar[Ports]
+    facets: ClassVar[tuple[str, ...]] = ()
+    options: ClassVar[tuple[str, ...]] = ()
+    """Call options that `[nodes.Y]` may set; passed to forward by name."""
+    shares: ClassVar[tuple[str, ...]] = ()
+    """Fields that `of = "other"` takes from the other component."""
+    parts: ClassVar[tuple[str, ...]] = ()
+
+    def signature(self, facet: str = "") -> Ports:
+        """Ports of this configuration. Symbols named like a field (or a property) mean its value; a field that is
+        None is inferred from the edges; all other symbols are private to the node."""
+        return type(self).ports
+
+    def addresses(self) -> tuple[str, ...]:
+        """Names of addressable parts (`llm.vision`): a parameter belongs to the part whose name is a segment of its path."""
+        return type(self).parts
+
+    def result(self, inputs: Mapping[str, Type | tuple[Type, ...]]) -> Mapping[str, Type] | None:
+        """Output types where the signature cannot say them (concatenation); None leaves them to the signature."""
+        return None
+
+    def bypass(self, fed: frozenset[str]) -> str | None:
+        """The input port whose value passes through unchanged when only the ports `fed` are fed; then the node is left out of
+        the program, outputs named like an input port pass that input through, all others are absent."""
+        return None
+
+    def hidden_states(self) -> int | None:
+        """How many `hidden[i]` taps there are (layers + 1), or None where there are none."""
+        return None
+
+    def flops(self, dims: Mapping[str, Dim]) -> Dim:
+        """Multiply-accumulates x 2 of one forward; `dims` gives every signature symbol and field by name."""
+        return Dim()
+
+    def cache_bytes_per_token(self) -> int:
+        """Elements (not bytes of a dtype) kept per token and sample while decoding."""
+        return 0
+
+
+class Connector(Component):
+    role: ClassVar[str] = "connector"
+
+
+class Encoder(Component):
+    role: ClassVar[str] = "encoder"
+
+
+class Decoder(Component):
+    role: ClassVar[str] = "decoder"
+
+
+class Head(Component):
+    role: ClassVar[str] = "head"
+
+
+class Loss(Component):
+    role: ClassVar[str] = "loss"
+
+
+class Op(Component):
+    """A step without parameters."""
+
+    role: ClassVar[str] = "op"
+
+
+class Layer(Config):
+    """What fills a slot inside a block."""
+
+
+def load_symbol(path: str) -> Callable[..., Any]:
+    """Import `package.module:Name`."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def linear(d_in: int, d_out: int, bias: bool = True) -> int:
+    """Parameters of a linear layer."""
+    return d_in * d_out + (d_out if bias else 0)

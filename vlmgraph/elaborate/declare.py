@@ -1,0 +1,233 @@
+"""Programs, objectives, stages and ties: the declarations that name parts of the graph."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from ..diagnostics import Diagnostic, Label
+from ..diagnostics import codes as C
+from ..ir.graph import Objective, Program, Stage
+from ..spec import Spec
+from ..spec.edges import EdgeError, Endpoint, parse_edge
+from .wiring import Broken, Scope, Wiring
+
+
+def listed(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else [v for v in value if isinstance(v, str)] if isinstance(value, list) else []
+
+
+def value_of(text: str, label: Label | None, wiring: Wiring, code: str) -> str | None:
+    """The value an output reference names (`projector`, `vision.hidden[-2]`), or None after reporting."""
+    try:
+        chain = parse_edge(text)
+    except EdgeError as error:
+        wiring.found.add(Diagnostic(code, str(error), label))
+        return None
+    end = chain.links[0]
+    if len(chain.links) != 1 or not isinstance(end, Endpoint):
+        wiring.found.add(Diagnostic(code, f"{text!r} is not one value", label))
+        return None
+    before = list(wiring.found.found)
+    try:
+        return wiring.sources(end, label, Scope(), None, first=True)[0]
+    except Broken:
+        added = [d for d in wiring.found.found if d not in before]
+        for d in added:
+            if d.code in (C.UNKNOWN_NODE, C.UNDECLARED_OUTPUT):
+                wiring.found.found.remove(d)
+                wiring.found.add(Diagnostic(code, d.message, label, d.secondary, d.notes, d.fix))
+        return None
+
+
+def read_programs(spec: Spec, wiring: Wiring) -> dict[str, Program]:
+    programs: dict[str, Program] = {}
+    tables = spec.data.get("programs", {})
+    if not isinstance(tables, Mapping):
+        return programs
+    for name, own in tables.items():
+        if not isinstance(own, Mapping):
+            continue
+        path = ("programs", name)
+        merged = inherited(spec, wiring, tables, name)
+        if merged is None:
+            continue
+        outputs = []
+        for i, text in enumerate(listed(merged.get("outputs"))):
+            own_path = (*path, "outputs", i) if "outputs" in own else path
+            value = value_of(text, spec.label(own_path, "this output"), wiring, C.PROGRAM_OUTPUT)
+            if value is not None:
+                outputs.append(value)
+                if text != value and text in wiring.declared:
+                    wiring.aliases.setdefault(text, value)
+        if not listed(merged.get("outputs")):
+            wiring.found.add(Diagnostic(C.EMPTY_PROGRAM, f"program {name!r} has no outputs", spec.label(path, "declared here", "key"), fix='write outputs = ["..."] or from = "..."'))
+            continue
+        cache = listed(merged.get("cache"))
+        for i, id in enumerate(cache):
+            config = wiring.configs.built.get(id)
+            if config is None and id not in wiring.configs.failed:
+                near = difflib.get_close_matches(id, list(wiring.configs.built), 1)
+                wiring.found.add(Diagnostic(C.PROGRAM_CACHE, f"there is no component {id!r} to cache", spec.label((*path, "cache", i), ""), fix=f"did you mean {near[0]!r}?" if near else None))
+            elif config is not None and not config.cache_bytes_per_token():
+                wiring.found.add(Diagnostic(C.PROGRAM_CACHE, f"{id} ({config.kind}) keeps no keys and values: nothing to cache", spec.label((*path, "cache", i), "")))
+        inputs = tuple(listed(merged["inputs"])) if "inputs" in merged else None
+        for i, cut in enumerate(inputs or ()):
+            if cut not in wiring.inputs and cut not in wiring.declared:
+                value_of(cut, spec.label((*path, "inputs", i), ""), wiring, C.PROGRAM_INPUT)
+        for i, gone in enumerate(listed(merged.get("without"))):
+            type_ = wiring.inputs.get(gone)
+            if type_ is None or not type_.optional:
+                text = f"there is no input {gone!r}" if type_ is None else f"input {gone!r} is not optional"
+                wiring.found.add(Diagnostic(C.PROGRAM_INPUT, text, spec.label((*path, "without", i), "left out here")))
+        rest = {k: v for k, v in merged.items() if k not in ("outputs", "inputs", "without", "cache", "carry", "from")}
+        programs[name] = Program(tuple(outputs), inputs, tuple(listed(merged.get("without"))), tuple(cache), tuple(listed(merged.get("carry"))), rest)
+        label = spec.label(path, "", "key")
+        if label:
+            wiring.labels[f"program:{name}"] = label
+    return programs
+
+
+def inherited(spec: Spec, wiring: Wiring, tables: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+    """A program's table over the ones it comes `from`."""
+    chain: list[str] = []
+    merged: dict[str, Any] = {}
+    at: Any = name
+    while isinstance(at, str):
+        if at in chain or not isinstance(tables.get(at), Mapping):
+            text = "programs come from one another in a circle" if at in chain else f"there is no program {at!r}"
+            wiring.found.add(Diagnostic(C.PROGRAM_FROM, text, spec.label(("programs", chain[-1], "from"), "named here")))
+            return None
+        chain.append(at)
+        merged = {**tables[at], **merged}
+        at = tables[at].get("from")
+    return merged
+
+
+def read_objectives(spec: Spec, wiring: Wiring) -> dict[str, Objective]:
+    """Losses with their own edges; ports left unbound bind by name to an input or a declared output."""
+    objectives: dict[str, Objective] = {}
+    tables = spec.data.get("objectives", {})
+    for name, own in tables.items() if isinstance(tables, Mapping) else ():
+        if not isinstance(own, Mapping):
+            continue
+        path = ("objectives", name)
+        loss = f"objective.{name}"
+        cls = wiring.configs.component_class(own.get("type"), (*path, "type"))
+        fields = {k: v for k, v in own.items() if k not in ("type", "edges", "when", "weight")}
+        config = wiring.configs.validate(cls, fields, path) if cls else None
+        if config is None:
+            wiring.broken.add(loss)
+            objectives[name] = Objective(loss, ())
+            continue
+        wiring.configs.built[loss] = config
+        wiring.add_node(loss, loss, label=spec.label(path, "", "key"))
+        for i, text in enumerate(own.get("edges", []) if isinstance(own.get("edges"), list) else []):
+            wiring.edge(text, spec.label((*path, "edges", i)), Scope(objective=name))
+        draft = wiring.drafts[loss]
+        for port, type_ in draft.ports.inputs.items():
+            if port in draft.inputs:
+                continue
+            if port in wiring.inputs or port in wiring.declared:
+                draft.inputs[port] = port
+            elif not type_.optional:
+                note = f"{config.kind} needs {port}: {type_}"
+                wiring.found.add(Diagnostic(C.OBJECTIVE_UNBOUND, f"objective {name!r}: {port} is fed by nothing and no input or output has its name", spec.label(path, "", "key"), notes=(note,), fix=f'add edges = ["... -> {name}.{port}"]'))  # fmt: skip
+        objectives[name] = Objective(loss, (), wiring.rebind.get(name, {}), str(own.get("when", "")))
+    return objectives
+
+
+def read_stages(spec: Spec, wiring: Wiring, objectives: Mapping[str, Any]) -> dict[str, Stage]:
+    stages: dict[str, Stage] = {}
+    tables = spec.data.get("stages", {})
+    if not isinstance(tables, Mapping):
+        return stages
+    for name, own in tables.items():
+        if not isinstance(own, Mapping):
+            continue
+        path = ("stages", name)
+        train, freeze = listed(own.get("train", ["all"])), listed(own.get("freeze"))
+        for key, addresses in (("train", train), ("freeze", freeze)):
+            for i, address in enumerate(addresses):
+                check_address(spec, wiring, address, (*path, key, i) if isinstance(own.get(key), list) else (*path, key))
+        if "train" in own and not train or (freeze and "train" in own and set(train) <= set(freeze)):
+            other = spec.label((*path, "freeze"), "everything of it is frozen here")
+            wiring.found.add(Diagnostic(C.NOTHING_TRAINS, f"stage {name!r} trains nothing", spec.label((*path, "train"), "trained"), (other,) if other else ()))
+        weights = own.get("objectives", {})
+        if isinstance(weights, list):
+            weights = {w: 1.0 for w in weights}
+        for objective in weights if isinstance(weights, Mapping) else ():
+            if objective not in objectives:
+                near = difflib.get_close_matches(str(objective), list(objectives), 1)
+                wiring.found.add(Diagnostic(C.UNKNOWN_OBJECTIVE, f"stage {name!r} asks for objective {objective!r}, which is not declared", spec.label((*path, "objectives", objective), "", "key"), fix=f"did you mean {near[0]!r}?" if near else None))  # fmt: skip
+        after = own.get("after", "")
+        seen = [name]
+        at: Any = after
+        while isinstance(at, str) and at:
+            if at not in tables or at in seen:
+                text = f"there is no stage {at!r}" if at not in tables else "stages come after one another in a circle: " + " -> ".join([*seen, at])
+                wiring.found.add(Diagnostic(C.STAGE_ORDER, text, spec.label((*path, "after"), "")))
+                break
+            seen.append(at)
+            at = tables[at].get("after", "") if isinstance(tables[at], Mapping) else ""
+        for target, source in own.get("init", {}).items() if isinstance(own.get("init"), Mapping) else ():
+            check_address(spec, wiring, target, (*path, "init", target))
+            if isinstance(source, str) and source.partition(".")[0] in wiring.configs.tables:
+                check_address(spec, wiring, source, (*path, "init", target))
+        weights = {k: float(v) for k, v in weights.items() if isinstance(v, (int, float))} if isinstance(weights, Mapping) else {}
+        init = own.get("init", {})
+        stages[name] = Stage(tuple(train), tuple(freeze), weights or dict.fromkeys(objectives, 1.0), init if isinstance(init, Mapping) else {}, str(after))
+    return stages
+
+
+def check_address(spec: Spec, wiring: Wiring, address: str, path: tuple[str | int, ...]) -> None:
+    """An address starts at a component (or a block's use, or `all`) and goes on through its declared parts."""
+    if address == "all":
+        return
+    names = [*wiring.configs.tables, *wiring.blocks]
+    parts = address.split(".")
+    head = next((".".join(parts[:n]) for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in names), None)
+    if head is None:
+        near = difflib.get_close_matches(parts[0], names, 1)
+        wiring.found.add(Diagnostic(C.UNKNOWN_ADDRESS, f"{address!r} addresses nothing: there is no component {parts[0]!r}", spec.label(path, "", "value"), fix=f"did you mean {near[0]!r}?" if near else None))
+        return
+    rest = parts[len(head.split(".")):]
+    config = wiring.configs.built.get(head)
+    if rest and config is not None:
+        known = config.addresses()
+        for part in rest:
+            if part not in known:
+                near = difflib.get_close_matches(part, known, 1)
+                wiring.found.add(Diagnostic(C.UNKNOWN_ADDRESS, f"{head} has no part {part!r}", spec.label(path, "", "value"), notes=("parts: " + (", ".join(known) or "none"),), fix=f"did you mean {near[0]!r}?" if near else None))
+                return
+
+
+def read_ties(spec: Spec, wiring: Wiring) -> tuple[tuple[str, str], ...]:
+    """`a.weight = b.weight`: two parameters that are one."""
+    graph = spec.data.get("graph", {})
+    ties: list[tuple[str, str]] = []
+    for i, text in enumerate(graph.get("ties", []) if isinstance(graph, Mapping) and isinstance(graph.get("ties"), list) else []):
+        at = spec.label(("graph", "ties", i), "")
+        left, equals, right = (part.strip() for part in text.partition("=")) if isinstance(text, str) else ("", "", "")
+        if not (left and equals and right):
+            wiring.found.add(Diagnostic(C.BAD_TIE, "a tie is written `component.parameter = component.parameter`", at))
+            continue
+        for side in (left, right):
+            if side.partition(".")[0] not in wiring.configs.tables and side.partition(".")[0] not in wiring.blocks:
+                wiring.found.add(Diagnostic(C.BAD_TIE, f"there is no component {side.partition('.')[0]!r}", at))
+                break
+        else:
+            ties.append((left, right))
+    return (*ties, *(tie for tie in shared_vocabulary(wiring) if tie not in ties))
+
+
+def shared_vocabulary(wiring: Wiring) -> list[tuple[str, str]]:
+    """A head `of` a decoder whose vocabulary is tied shares the table of the embedding `of` the same decoder."""
+    of = {id: table.get("of") for id, (table, _) in wiring.configs.tables.items()}
+    tables = {of[id]: id for id, config in wiring.configs.built.items() if config.kind == "text.embedding" and of.get(id)}
+    return [
+        (f"{id}.proj.weight", f"{tables[of[id]]}.tokens.weight")
+        for id, config in wiring.configs.built.items()
+        if config.role == "head" and getattr(config, "tie", False) and of.get(id) in tables
+    ]

@@ -1,0 +1,353 @@
+"""Edges → nodes and their inputs. Types are not looked at here; only which names and ports exist."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ..components.base import Component, Ports
+from ..diagnostics import Collector, Diagnostic, Label, Span
+from ..diagnostics import codes as C
+from ..ir.graph import CALL, SLICE, Node, Source
+from ..ir.types import Type, tokens
+from ..plugins import registry
+from ..spec.edges import Bracket, Chain, EdgeError, Endpoint, Group, Slice, parse_edge
+from .configs import Configs
+
+
+@dataclass
+class Draft:
+    """A node whose inputs are still being collected."""
+
+    id: str
+    component: str
+    facet: str
+    ports: Ports
+    options: Mapping[str, Any]
+    inputs: dict[str, Source] = field(default_factory=dict)
+    label: Label | None = None
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Where names of an edge are looked up: `prefix` for nodes and components of an inner block."""
+
+    prefix: str = ""
+    inputs: frozenset[str] = frozenset()
+    objective: str = ""
+
+    @property
+    def loss(self) -> str:
+        """The node of the objective whose edges these are."""
+        return f"objective.{self.objective}" if self.objective else ""
+
+
+@dataclass
+class Block:
+    """A use of an inner graph: its ports are aliases `<id>.<port>`."""
+
+    inputs: Mapping[str, Type]
+    outputs: Sequence[str]
+
+
+class Broken(Exception):
+    """Follow-up of something reported already, or just reported: give up this edge."""
+
+
+@dataclass
+class Wiring:
+    """Collects nodes and connections of one spec."""
+
+    found: Collector
+    configs: Configs
+    inputs: Mapping[str, Type]
+    declared: Mapping[str, Type]
+    """Declared outputs: the only names an edge may end in that are not nodes."""
+    drafts: dict[str, Draft] = field(default_factory=dict)
+    blocks: dict[str, Block] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
+    slices: dict[str, Node] = field(default_factory=dict)
+    labels: dict[str, Label] = field(default_factory=dict)
+    broken: set[str] = field(default_factory=set)
+    rebind: dict[str, dict[tuple[str, str], Source]] = field(default_factory=dict)
+    counters: dict[str, int] = field(default_factory=dict)
+
+    # ---- nodes
+
+    def add_node(self, id: str, component: str, facet: str = "", options: Mapping[str, Any] | None = None, label: Label | None = None) -> None:
+        config = self.configs.build(component)
+        if config is None:
+            self.broken.add(id)
+            return
+        self.drafts[id] = Draft(id, component, facet, config.signature(facet), dict(options or {}), label=label)
+        if label:
+            self.labels[f"node:{id}"] = label
+
+    # ---- edges
+
+    def edge(self, text: Any, label: Label | None, scope: Scope) -> None:
+        """Read one edge and connect it. Problems are collected, never raised."""
+        if not isinstance(text, str):
+            self.found.add(Diagnostic(C.BAD_EDGE, f"an edge is a string, not {type(text).__name__}", label))
+            return
+        try:
+            chain = parse_edge(text)
+        except EdgeError as error:
+            self.found.add(Diagnostic(C.BAD_EDGE, str(error), narrow(label, error.offset, error.offset + 1)))
+            return
+        try:
+            self.connect(chain, label, scope)
+        except Broken:
+            pass
+
+    def connect(self, chain: Chain, label: Label | None, scope: Scope) -> None:
+        if len(chain.links) < 2:
+            self.found.add(Diagnostic(C.BAD_EDGE, "an edge needs two ends: `a -> b`", label))
+            return
+        made: dict[int, str] = {}  # inline ops are one node each, though they are met as an end and as a start
+        for i, (left, right) in enumerate(zip(chain.links, chain.links[1:], strict=False)):
+            lefts = left.items if isinstance(left, Group) else (left,)
+            rights = right.items if isinstance(right, Group) else (right,)
+            sources: list[str] = []
+            for end in lefts:
+                sources += self.sources(end, label, scope, made.get(id(end)), first=i == 0)
+            for end in rights:
+                node, port = self.destination(end, label, scope, made)
+                self.feed(node, port, sources, narrow(label, chain_start(left), end.end), scope, grouped=len(sources) > 1)
+
+    def feed(self, node: str, port: str, sources: list[str], label: Label | None, scope: Scope, grouped: bool) -> None:
+        draft = self.drafts.get(node)
+        if draft is None:  # a declared output, or a port of a block
+            if grouped:
+                self.found.add(Diagnostic(C.NOT_A_LIST_PORT, f"{node} takes one value, {len(sources)} are given", label))
+                return
+            if node in self.aliases:
+                self.double(node, "", label)
+                return
+            self.aliases[node] = sources[0]
+            self.note(f"edge:{node}", label)
+            return
+        type_ = draft.ports.inputs[port]
+        if grouped and not type_.list:
+            self.found.add(Diagnostic(C.NOT_A_LIST_PORT, f"{node}.{port} takes one value, {len(sources)} are given", label, notes=(f"{node}.{port} is {type_}",)))
+            return
+        source: Source = tuple(sources) if type_.list else sources[0]
+        own = node == scope.loss or node.startswith(scope.loss + ".")
+        if scope.objective and not own:
+            self.rebind.setdefault(scope.objective, {})[node, port] = source
+            self.note(f"edge:{scope.objective}:{node}.{port}", label)
+            return
+        if port in draft.inputs:
+            if type_.list:
+                draft.inputs[port] = (*draft.inputs[port], *source)  # type: ignore[misc]
+                return
+            self.double(node, port, label)
+            return
+        draft.inputs[port] = source
+        self.note(f"edge:{node}.{port}", label)
+
+    def double(self, node: str, port: str, label: Label | None) -> None:
+        name = f"{node}.{port}" if port else node
+        first = self.labels.get(f"edge:{name}")
+        other = (replace(first, text="fed here first"),) if first else ()
+        self.found.add(Diagnostic(C.TWO_EDGES, f"two edges lead into {name}", label and replace(label, text="and again here"), other, fix="remove one of them"))
+
+    def note(self, key: str, label: Label | None) -> None:
+        if label:
+            self.labels[key] = label
+
+    # ---- ends of edges
+
+    def sources(self, end: Endpoint, label: Label | None, scope: Scope, made: str | None, first: bool) -> list[str]:
+        """The values an endpoint gives. Brackets after a tap or port become slice nodes."""
+        at = narrow(label, end.start, end.end)
+        brackets = list(end.brackets)
+        if made is not None:
+            return [self.sliced(made, brackets, self.drafts[made].ports, at)]
+        if end.call is not None or self.is_inline(end, scope):
+            self.found.add(Diagnostic(C.BAD_EDGE, f"{'.'.join(end.path)} takes a value, so an edge cannot start with it", at))
+            raise Broken
+        name, rest = self.lookup(end, scope, at)
+        if name in self.drafts:
+            draft = self.drafts[name]
+            port = ".".join(rest)
+            if port == "hidden":
+                return self.taps(draft, brackets, at)
+            if port in draft.ports.inputs and not first:
+                port = ""  # in the middle of a chain `b.k` is the port that was fed; b's output goes on
+            if port == "tokens" and "tokens" not in draft.ports.outputs:
+                port = ""
+            if port and port not in draft.ports.outputs:
+                self.unknown_port(draft, port, draft.ports.outputs, "output", at)
+            value = name if not port or port == next(iter(draft.ports.outputs)) else f"{name}.{port}"
+            return [self.sliced(value, brackets, None, at)]
+        if name in self.blocks:
+            block = self.blocks[name]
+            if rest and rest[0] not in block.outputs and not (rest[0] in block.inputs and not first):
+                self.found.add(Diagnostic(C.UNKNOWN_PORT, f"{name} has no output {rest[0]!r}", at, notes=("outputs: " + ", ".join(block.outputs),)))
+                raise Broken
+            port = rest[0] if rest and rest[0] in block.outputs else block.outputs[0]
+            return [self.sliced(f"{name}.{port}", brackets, None, at)]
+        if rest:
+            self.found.add(Diagnostic(C.UNKNOWN_PORT, f"{name} is a value and has no port {'.'.join(rest)!r}", at))
+            raise Broken
+        return [self.sliced(name, brackets, None, at)]
+
+    def destination(self, end: Endpoint, label: Label | None, scope: Scope, made: dict[int, str]) -> tuple[str, str]:
+        """The node and port an endpoint receives at; an inline op becomes a node here."""
+        at = narrow(label, end.start, end.end)
+        if end.call is not None or self.is_inline(end, scope):
+            node = self.inline(end, at, scope)
+            made[id(end)] = node
+            return node, next(iter(self.drafts[node].ports.inputs))
+        name, rest = self.lookup(end, scope, at, writing=True)
+        if name in self.drafts:
+            draft = self.drafts[name]
+            port = ".".join(rest)
+            if not port or (port not in draft.ports.inputs and (port in draft.ports.outputs or port in ("hidden", "tokens"))):
+                if not draft.ports.inputs:
+                    self.found.add(Diagnostic(C.UNKNOWN_PORT, f"{name} takes no input", at))
+                    raise Broken
+                return name, next(iter(draft.ports.inputs))
+            if port not in draft.ports.inputs:
+                self.unknown_port(draft, port, draft.ports.inputs, "input", at)
+            return name, port
+        if name in self.blocks:
+            block = self.blocks[name]
+            port = rest[0] if rest and rest[0] in block.inputs else next(iter(block.inputs))
+            if rest and rest[0] not in block.inputs and rest[0] not in block.outputs:
+                self.found.add(Diagnostic(C.UNKNOWN_PORT, f"{name} has no input {rest[0]!r}", at, notes=("inputs: " + ", ".join(block.inputs),)))
+                raise Broken
+            return f"{name}.{port}", ""
+        if name in self.inputs or rest:
+            self.found.add(Diagnostic(C.BAD_EDGE, f"{'.'.join(end.path)} is an input: nothing can lead into it", at))
+            raise Broken
+        return name, ""
+
+    def lookup(self, end: Endpoint, scope: Scope, at: Label | None, writing: bool = False) -> tuple[str, tuple[str, ...]]:
+        """The longest known name at the front of a path, and what is left of the path."""
+        if scope.objective and end.path[0] == scope.objective:
+            if scope.loss in self.broken:
+                raise Broken
+            return scope.loss, end.path[1:]
+        for length in range(len(end.path), 0, -1):
+            name = scope.prefix + ".".join(end.path[:length])
+            if name in self.broken:
+                raise Broken
+            if name in self.drafts or name in self.blocks or name in scope.inputs or name in self.aliases:
+                return name, end.path[length:]
+            if not scope.prefix and (name in self.declared or name in self.inputs):
+                return name, end.path[length:]
+        known = [n.removeprefix(scope.prefix) for n in (*self.drafts, *self.blocks, *self.declared, *self.inputs, *scope.inputs) if n.startswith(scope.prefix)]
+        wanted = end.path[0]
+        near = difflib.get_close_matches(wanted, known, 1)
+        code = C.UNDECLARED_OUTPUT if writing and len(end.path) == 1 else C.UNKNOWN_NODE
+        note = "an edge ends at a component, a node or a declared output" if writing else "an edge starts at an input, a component, a node or a declared output"
+        facets = self.configs.built[wanted].facets if wanted in self.configs.built else ()
+        if facets:
+            note = f"{wanted} is used through its facets: " + ", ".join(f"{wanted}.{f}" for f in facets) + "; declare a node with `uses`"
+        fix = f"did you mean {near[0]!r}?" if near else (f"declare it: [outputs] {wanted} = \"kind[...]\"" if code == C.UNDECLARED_OUTPUT else None)
+        self.found.add(Diagnostic(code, f"there is no {'component, node or output' if writing else 'component, node or input'} {wanted!r}", at, notes=(note,), fix=fix))
+        raise Broken
+
+    def unknown_port(self, draft: Draft, port: str, ports: Mapping[str, Type], direction: str, at: Label | None) -> None:
+        near = difflib.get_close_matches(port, list(ports), 1)
+        declared = (replace(draft.label, text=f"{draft.id} is declared here"),) if draft.label else ()
+        listed = ", ".join(f"{name}: {type_}" for name, type_ in ports.items())
+        self.found.add(Diagnostic(C.UNKNOWN_PORT, f"{draft.id} has no {direction} port {port!r}", at, declared, (f"{direction}s: {listed}",), f"did you mean {near[0]!r}?" if near else None))  # fmt: skip
+        raise Broken
+
+    # ---- inline ops
+
+    def is_inline(self, end: Endpoint, scope: Scope) -> bool:
+        name = ".".join(end.path)
+        return len(end.path) > 1 and scope.prefix + end.path[0] not in self.drafts and name in registry().points
+
+    def inline(self, end: Endpoint, at: Label | None, scope: Scope) -> str:
+        kind = ".".join(end.path)
+        cls = self.configs.component_class_at(kind, at)
+        if cls is None:
+            raise Broken
+        args = end.call.args if end.call else ()
+        fields: dict[str, Any] = dict(zip(cls.model_fields, args, strict=False))
+        fields.update(end.call.kwargs if end.call else {})
+        config = self.configs.validate_at(cls, fields, at)
+        if config is None:
+            raise Broken
+        base = scope.prefix + (f"{scope.loss}." if scope.objective else "") + end.path[-1]
+        self.counters[base] = self.counters.get(base, 0) + 1
+        id_ = f"{base}_{self.counters[base]}"
+        while id_ in self.drafts or id_ in self.configs.tables or id_ in self.inputs or id_ in self.declared:
+            self.counters[base] += 1
+            id_ = f"{base}_{self.counters[base]}"
+        self.configs.built[id_] = config
+        self.drafts[id_] = Draft(id_, id_, "", config.signature(), {}, label=at)
+        self.note(f"node:{id_}", at)
+        return id_
+
+    # ---- taps and slices
+
+    def taps(self, draft: Draft, brackets: list[Bracket], at: Label | None) -> list[str]:
+        count = self.config(draft).hidden_states()
+        if count is None or not brackets:
+            text = f"{draft.id} has no hidden states" if count is None else "hidden needs an index: hidden[-2]"
+            self.found.add(Diagnostic(C.BAD_TAP, text, at))
+            raise Broken
+        indices: list[int] = []
+        for item in brackets[0].items:
+            if not isinstance(item, int) or not -count <= item < count:
+                self.found.add(Diagnostic(C.BAD_TAP, f"hidden[{item}] of {draft.id}: there are {count} states, 0 to {count - 1} or {-count} to -1", at))
+                raise Broken
+            indices.append(item % count)
+        return [self.sliced(f"{draft.id}.hidden.{i}", brackets[1:], None, at) for i in indices]
+
+    def config(self, draft: Draft) -> Component:
+        return self.configs.built[draft.component]
+
+    def sliced(self, value: str, brackets: Sequence[Bracket], _ports: Ports | None, at: Label | None) -> str:
+        """`value[1:]` along the token dim (ids: the last dim); an integer selects and drops the dim."""
+        for bracket in brackets:
+            if len(bracket.items) != 1 or isinstance(bracket.items[0], str):
+                self.found.add(Diagnostic(C.BAD_SLICE, "a token slice is one number or one range: [0], [1:], [:T]", at))
+                raise Broken
+            item = bracket.items[0]
+            if isinstance(item, Slice):
+                if item.step not in (None, 1):
+                    self.found.add(Diagnostic(C.BAD_SLICE, "a token slice has no step", at))
+                    raise Broken
+                options: dict[str, Any] = {"start": item.start, "stop": item.stop}
+                shown = f"{'' if item.start is None else item.start}:{'' if item.stop is None else item.stop}"
+            else:
+                options, shown = {"index": item}, str(item)
+            name = f"{value}[{shown}]"
+            if name not in self.slices:
+                self.slices[name] = Node(name, SLICE, inputs={"x": value}, outputs={"out": tokens["B", "N", "d"]}, options=options)
+                self.note(f"node:{name}", at)
+            value = name
+        return value
+
+    def nodes(self) -> list[Node]:
+        """All nodes, aliases not yet resolved, in order of appearance."""
+        made = []
+        for draft in self.drafts.values():
+            outputs = dict(draft.ports.outputs)
+            made.append(Node(draft.id, CALL, draft.component, draft.facet, draft.inputs, outputs, draft.options))
+        return [*made, *self.slices.values()]
+
+
+def chain_start(link: Endpoint | Group) -> int:
+    return link.items[0].start if isinstance(link, Group) else link.start
+
+
+def narrow(label: Label | None, start: int, end: int) -> Label | None:
+    """The part of a one-line string's label between two offsets of the string."""
+    if label is None or label.span.line != label.span.end_line:
+        return label
+    span = label.span
+    first = span.column + 1 + start  # the opening quote
+    last = min(span.column + 1 + max(end, start + 1), span.end_column)
+    return Label(Span(span.file, span.line, min(first, last - 1), span.line, last), label.text)
+
+

@@ -1,0 +1,189 @@
+"""The compiled model: modules by component id, programs by name, called with the inputs' names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from ..diagnostics import Diagnostic, DiagnosticError
+from ..diagnostics import codes as C
+from ..ir.graph import Graph
+from ..ir.types import INTEGER_KINDS, Type
+from ..passes.slice import MissingInput, ProgramGraph, slice_program
+from ..spec import Spec
+from .build import allocate, build_modules
+from .generate import generate
+from .program import lower_program
+
+
+class CompiledProgram:
+    """One entry point. It is lowered once for each set of inputs it is called with."""
+
+    def __init__(self, model: CompiledModel, name: str) -> None:
+        self.model, self.name = model, name
+        self._lowered: dict[tuple[frozenset[str], bool], tuple[ProgramGraph, Any]] = {}
+
+    @property
+    def source(self) -> Graph:
+        """The graph this program is cut from; an objective has its own, with its feeds in place."""
+        return self.model.objective_graph(self.name) if self.name.startswith("objective.") else self.model.graph
+
+    def graph(self, present: frozenset[str] | None = None, step: bool = False) -> ProgramGraph:
+        """The nodes that run when the inputs `present` are given (default: all of them)."""
+        return slice_program(self.source, self.name, present, step)
+
+    def lowered(self, present: frozenset[str] | None = None, step: bool = False) -> tuple[ProgramGraph, Any]:
+        """The program's slice and its fx module for these inputs."""
+        present = frozenset(self.graph().inputs) if present is None else present
+        key = (present, step)
+        if key not in self._lowered:
+            try:
+                program = self.graph(present, step)
+            except MissingInput as error:
+                types = self.model.graph.inputs
+                wanted = ", ".join(f"{n}: {types[n]}" for n in error.needed if n in types)
+                label = self.model.graph.labels.get(f"program:{self.name}")
+                raise DiagnosticError(Diagnostic(C.MISSING_INPUT, str(error), label, notes=(wanted,) if wanted else ())) from error
+            module: Any = lower_program(self.source, program, self.model)
+            if self.model.mode == "compile":
+                module = torch.compile(module)
+            self._lowered[key] = (program, module)
+        return self._lowered[key]
+
+    def run(self, inputs: Mapping[str, Any], caches: Mapping[str, Any] | None = None, step: bool = False) -> dict[str, Any]:
+        """Outputs by name, and carried values as `carry.<name>`."""
+        given = {k: v for k, v in inputs.items() if v is not None}
+        program, module = self.lowered(frozenset(given), step)
+        arguments = [given[name] for name in program.inputs]
+        arguments += [(caches or {}).get(component) for component in program.cache]
+        try:
+            return module(*arguments)
+        except ValueError as error:
+            if getattr(error, "diagnostic", None) is None and type(error) is ValueError:
+                raise
+            raise DiagnosticError(Diagnostic(C.BAD_INPUT_VALUE, str(error))) from error
+
+    def __call__(self, **inputs: Any) -> dict[str, Tensor]:
+        out = self.run(self.model.prepare(inputs, self.name))
+        return {name: value for name, value in out.items() if not name.startswith("carry.")}
+
+    @property
+    def fx(self) -> fx.GraphModule:
+        """The fx form with every input given."""
+        program = self.graph()
+        return lower_program(self.source, program, self.model)
+
+
+class Programs(Mapping[str, CompiledProgram]):
+    """The declared programs, and `objective.<name>` for each loss."""
+
+    def __init__(self, model: CompiledModel) -> None:
+        names = [*model.graph.programs, *(f"objective.{o}" for o in model.graph.objectives)]
+        self._programs = {name: CompiledProgram(model, name) for name in names}
+
+    def __getitem__(self, name: str) -> CompiledProgram:
+        return self._programs[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._programs)
+
+    def __len__(self) -> int:
+        return len(self._programs)
+
+
+class CompiledModel(nn.Module):
+    """A spec as a torch module. State-dict keys start with component ids; `model(**inputs)` runs program `forward`."""
+
+    def __init__(self, spec: Spec, graph: Graph, device: str = "cpu", dtype: torch.dtype = torch.float32, mode: str = "eager") -> None:
+        super().__init__()
+        self.spec, self.graph, self.mode = spec, graph, mode
+        self._objective_graphs: dict[str, Graph] = {}
+        build_modules(graph, self)
+        if device != "meta":
+            allocate(self, device, dtype)
+        elif dtype != torch.float32:
+            self.to(dtype)
+        self.programs = Programs(self)
+        self.eval()
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(p for p in self.parameters() if p.is_floating_point()).dtype
+
+    @property
+    def main(self) -> str:
+        """The program that a call runs: `forward`, or the first declared."""
+        return "forward" if "forward" in self.programs else next(iter(self.programs))
+
+    def forward(self, **inputs: Any) -> dict[str, Tensor]:
+        return self.programs[self.main](**inputs)
+
+    def objective_graph(self, name: str) -> Graph:
+        """The graph with an objective's own nodes and rebound ports, typed anew."""
+        if name not in self._objective_graphs:
+            from ..api import objective_graph
+
+            self._objective_graphs[name] = objective_graph(self.spec, name.partition(".")[2])
+        return self._objective_graphs[name]
+
+    def prepare(self, inputs: Mapping[str, Any], program: str) -> dict[str, Any]:
+        """Inputs checked against their declared types and moved to the model's dtype. Raises DiagnosticError."""
+        types = self.accepted(program)
+        sizes: dict[str, tuple[int, str]] = {}
+        ready: dict[str, Any] = {}
+        for name, value in inputs.items():
+            if value is None:
+                continue
+            if name not in types:
+                import difflib
+
+                near = difflib.get_close_matches(name, list(types), 1)
+                fix = f"did you mean {near[0]!r}?" if near else None
+                raise DiagnosticError(Diagnostic(C.UNKNOWN_INPUT, f"{name!r} is not an input of {self.graph.name}", notes=("inputs: " + ", ".join(f"{n}: {t}" for n, t in types.items()),), fix=fix))
+            if isinstance(value, Tensor):
+                check_shape(name, value, types[name], sizes)
+                if value.is_floating_point() and types[name].kind not in INTEGER_KINDS | {"mask"} and value.dtype != self.dtype:
+                    value = value.to(self.dtype)
+            ready[name] = value
+        return ready
+
+    def accepted(self, program: str) -> dict[str, Type]:
+        """What may be given: the graph's inputs and the values a program is cut at."""
+        types = dict(self.graph.inputs)
+        declared = self.graph.programs.get(program)
+        for cut in (declared.inputs or ()) if declared else ():
+            types.setdefault(cut, self.graph.types()[self.graph.resolve(cut)])
+        return types
+
+    def generate(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Prompt and new tokens, [B, T + new]. Argument names as in transformers; see `vlmgraph.lower.generate`."""
+        return generate(self, *args, **kwargs)
+
+    def save(self, folder: str | Path, format: str = "vlmgraph") -> Path:
+        """Write the compiled folder (`format="vlmgraph"`) or a transformers-format checkpoint (`"transformers"`)."""
+        from ..weights.save import save_model
+
+        return save_model(self, Path(folder), format)
+
+
+def check_shape(name: str, value: Tensor, type_: Type, sizes: dict[str, tuple[int, str]]) -> None:
+    """Rank, fixed sizes and agreement of symbolic dims over all inputs."""
+    if value.dim() != len(type_.dims):
+        text = f"{name} has {value.dim()} dims {tuple(value.shape)}, but is declared {type_}"
+        raise DiagnosticError(Diagnostic(C.BAD_INPUT_SHAPE, text))
+    for axis, dim in enumerate(type_.dims):
+        size, wanted = value.shape[axis], dim.constant
+        if wanted is not None and size != wanted:
+            raise DiagnosticError(Diagnostic(C.BAD_INPUT_SHAPE, f"{name} is {size} in dim {axis}, but is declared {type_}", notes=(f"shape given: {tuple(value.shape)}",)))
+        if wanted is None and not dim.compound:
+            known = sizes.setdefault(str(dim), (size, name))
+            if known[0] != size:
+                raise DiagnosticError(Diagnostic(C.BAD_INPUT_SHAPE, f"{dim} is {known[0]} in {known[1]} but {size} in {name}", notes=(f"{name}: {type_}",)))

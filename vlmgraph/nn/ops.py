@@ -1,0 +1,125 @@
+"""Small steps without parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .eager import readable
+from .splice import is_token
+
+
+class Select(nn.Module):
+    """The token at one place: [..., N, d] → [..., d]."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at = at
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.select(-2, self.at)
+
+
+class Pool(nn.Module):
+    """One vector out of the tokens: [..., N, d] → [..., d]. Places where `mask` [..., N] is False do not count."""
+
+    def __init__(self, mode: str = "mean") -> None:
+        super().__init__()
+        self.mode = mode
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        if self.mode == "max":
+            return (x if mask is None else x.masked_fill(~mask.bool()[..., None], float("-inf"))).amax(-2)
+        if mask is None:
+            return x.mean(-2)
+        weights = mask.to(x.dtype)[..., None]
+        return (x * weights).sum(-2) / weights.sum(-2).clamp(min=1)
+
+
+class Normalize(nn.Module):
+    """Every vector at length one: [..., d] → [..., d]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / x.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+
+
+class TokenAbsent(ValueError):
+    """A row of ids lacks the token that its state is to be taken from."""
+
+
+class GatherStates(nn.Module):
+    """States at a token, `offset` places from it: x [B, T, d], ids [B, T] → [B, d], or [S, d] in reading order for `at="all"`.
+
+    at: "first" or "last" occurrence, "largest" (first place of a row's largest id, as the original CLIP code finds
+    end-of-text), "all". Raises TokenAbsent.
+    """
+
+    def __init__(self, token: Sequence[int], offset: int = 0, at: str = "first") -> None:
+        super().__init__()
+        self.token, self.offset, self.at = tuple(token), offset, at
+
+    def forward(self, x: Tensor, ids: Tensor) -> Tensor:
+        here = ids == ids.amax(1, keepdim=True) if self.at == "largest" else is_token(ids, self.token)
+        if self.at == "all":
+            shifted = torch.roll(here, self.offset, 1)
+            if self.offset and readable(ids) and bool((shifted[:, : self.offset] if self.offset > 0 else shifted[:, self.offset :]).any()):
+                raise TokenAbsent(f"a token whose state {self.offset} places away is wanted stands at the edge of its row")
+            return x[shifted]
+        if readable(ids) and not bool(here.any(1).all()):
+            row = int((~here.any(1)).nonzero()[0])
+            raise TokenAbsent(f"row {row} of input_ids has no token {', '.join(map(str, self.token))}")
+        count = here.long().cumsum(1)
+        wanted = count[:, -1:] if self.at == "last" else torch.ones_like(count[:, :1])
+        place = (here & (count == wanted)).long().argmax(1) + self.offset
+        return x[torch.arange(len(x), device=x.device), place]
+
+
+class ReplaceToken(nn.Module):
+    """ids [B, T] with one place overwritten by `token`."""
+
+    def __init__(self, at: int, token: int) -> None:
+        super().__init__()
+        self.at, self.token = at, token
+
+    def forward(self, ids: Tensor) -> Tensor:
+        ids = ids.clone()
+        ids[:, self.at] = self.token
+        return ids
+
+
+class Concat(nn.Module):
+    """Values joined along the tokens or the channels."""
+
+    def __init__(self, axis: str = "tokens") -> None:
+        super().__init__()
+        self.dim = -2 if axis == "tokens" else -1
+
+    def forward(self, x: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(x), dim=self.dim)
+
+
+class Add(nn.Module):
+    """The sum of values of one shape."""
+
+    def forward(self, x: Sequence[Tensor]) -> Tensor:
+        total = x[0]
+        for other in x[1:]:
+            total = total + other
+        return total
+
+
+class Interpolate(nn.Module):
+    """A square grid of tokens resampled to `size` x `size`: [B, N, d] → [B, size * size, d], rows first."""
+
+    def __init__(self, size: int, mode: str = "bilinear") -> None:
+        super().__init__()
+        self.size, self.mode = size, mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        side = round(x.shape[1] ** 0.5)
+        grid = x.transpose(1, 2).unflatten(2, (side, side))
+        grid = F.interpolate(grid, size=(self.size, self.size), mode=self.mode, align_corners=None if self.mode == "nearest" else False)
+        return grid.flatten(2).transpose(1, 2)

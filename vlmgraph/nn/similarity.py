@@ -1,0 +1,56 @@
+"""Scores of every image against every text."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def pairwise(image: Tensor, text: Tensor) -> Tensor:
+    """image [B, d] or [B, Q, d], text [C, d] → [B, C]; of Q vectors an image the nearest counts (BLIP-2, arXiv 2301.12597, section 3.2)."""
+    scores = image @ text.t()
+    return scores.amax(1) if image.dim() == 3 else scores
+
+
+class Similarity(nn.Module):
+    """`out` [B, C] = scale * image . text (+ bias), with the `scale` beside it.
+
+    The scale is exp(log_scale), held at `maximum` (CLIP, arXiv 2103.00020, section 2.5), or 1 / temperature with `divide` (BLIP-2).
+    `bias` is the start of a learned offset (SigLIP, arXiv 2303.15343); it is then an output too.
+    """
+
+    def __init__(self, initial: float = 1.0, maximum: float | None = None, divide: bool = False, learned: bool = True, bias: float | None = None) -> None:
+        super().__init__()
+        self.initial, self.maximum, self.divide, self.initial_bias = initial, maximum, divide, bias
+        name = "temperature" if divide else "log_scale"
+        value = nn.Parameter(torch.empty(()), requires_grad=learned)
+        self.register_parameter(name, value)
+        self.bias = None if bias is None else nn.Parameter(torch.empty(()))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        with torch.no_grad():
+            if self.divide:
+                self.temperature.fill_(self.initial)
+            else:
+                self.log_scale.fill_(math.log(self.initial))
+            if self.bias is not None and self.initial_bias is not None:
+                self.bias.fill_(self.initial_bias)
+
+    def scale(self) -> Tensor:
+        if self.divide:
+            return 1 / self.temperature
+        scale = self.log_scale.exp()
+        if self.maximum is None:
+            return scale
+        # the gradient passes the bound, so a scale that has reached it can come down again
+        return scale - (scale - scale.clamp(max=self.maximum)).detach()
+
+    def forward(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
+        scale = self.scale()
+        scores = pairwise(image, text) * scale
+        if self.bias is None:
+            return {"out": scores, "scale": scale}
+        return {"out": scores + self.bias, "scale": scale, "bias": self.bias}

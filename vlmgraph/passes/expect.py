@@ -1,0 +1,106 @@
+"""Holds the derived numbers against `[expect]`: parameters and visual tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ..diagnostics import Collector, Diagnostic
+from ..diagnostics import codes as C
+from ..ir.graph import CALL, Graph
+from .base import Pass
+
+
+@dataclass(frozen=True)
+class Expect(Pass):
+    """Compares what `[expect]` says with what the graph has. Reads `graph.labels` for places and `expect` from the graph."""
+
+    name: ClassVar[str] = "expect"
+    requires: ClassVar[frozenset[str]] = frozenset({"resolved"})
+
+    def run(self, graph: Graph, found: Collector) -> Graph:
+        if found.failed:
+            return graph
+        counts = count_parameters(graph)
+        for name, wanted in expected_parameters(graph.expect).items():
+            have = parameters_of(graph, counts, name)
+            label = graph.labels.get(f"expect:params.{name}") or graph.labels.get("expect:params")
+            if have is None:
+                found.add(Diagnostic(C.EXPECT_PARAMS, f"[expect] params: {name!r} addresses nothing", label))
+            elif have != wanted:
+                found.add(Diagnostic(C.EXPECT_PARAMS, f"{name} has {have:,} parameters, {wanted:,} are expected", label, notes=(f"difference {have - wanted:+,}",)))
+        wanted_tokens = graph.expect.get("visual_tokens")
+        if isinstance(wanted_tokens, int):
+            have_tokens = visual_tokens(graph)
+            if have_tokens and wanted_tokens not in have_tokens.values():
+                shown = ", ".join(f"{port} {n}" for port, n in have_tokens.items())
+                found.add(Diagnostic(C.EXPECT_TOKENS, f"{wanted_tokens} visual tokens are expected, the graph gives {shown}", graph.labels.get("expect:visual_tokens")))
+        return graph
+
+
+def expected_parameters(expect: Mapping[str, Any]) -> dict[str, int]:
+    params = expect.get("params", {})
+    if isinstance(params, int):
+        return {"total": params}
+    return {k: v for k, v in params.items() if isinstance(v, int)} if isinstance(params, Mapping) else {}
+
+
+def count_parameters(graph: Graph) -> dict[str, dict[str, int]]:
+    """Component id → part → parameters; a tied parameter counts once, where it is the right side of its tie."""
+    counts = {id: dict(config.parameters()) for id, config in graph.components.items()}
+    for left, _ in graph.ties:
+        parts = left.split(".")
+        for n in range(len(parts) - 1, 0, -1):
+            own = counts.get(".".join(parts[:n]))
+            if own is not None:
+                own[parts[n]] = 0
+                break
+    return counts
+
+
+def parameters_of(graph: Graph, counts: Mapping[str, Mapping[str, int]], name: str) -> int | None:
+    """Parameters under `total`, an address (`llm.vision`), a block's use, or a sum of those (`a + b`)."""
+    if name == "total":
+        used = {n.component for n in graph.nodes if n.op == CALL}
+        return sum(sum(parts.values()) for id, parts in counts.items() if id in used)
+    total = 0
+    for address in (part.strip() for part in name.split("+")):
+        if address in counts:
+            total += sum(counts[address].values())
+            continue
+        inner = [id for id in counts if id.startswith(address + ".")]
+        if inner:
+            total += sum(sum(counts[id].values()) for id in inner)
+            continue
+        head, _, part = address.rpartition(".")
+        if head not in counts or part not in counts[head]:
+            return None
+        total += counts[head][part]
+    return total
+
+
+def visual_tokens(graph: Graph) -> dict[str, int]:
+    """Tokens an image gives to each feature port of the splices, or to media ports; fixed counts only."""
+    found: dict[str, int] = {}
+    types = graph.types()
+    for node in graph.nodes:
+        if node.op != CALL:
+            continue
+        for port, source in node.inputs.items():
+            is_visual = (node_kind(graph, node.component) == "op.splice" and port not in ("text", "ids", "mask")) or port == "media"
+            if is_visual and isinstance(source, str) and source in types and len(types[source].dims) >= 3:
+                size = types[source].dims[-2].constant
+                if size:
+                    found[f"{node.id}.{port}"] = size
+    if not found:  # dual encoders: what the vision tower gives
+        for node in graph.nodes:
+            if node.op == CALL and node_kind(graph, node.component).startswith("vision."):
+                out = next(iter(node.outputs.values()))
+                if out.kind == "tokens" and out.dims[-2].constant:
+                    found[node.id] = out.dims[-2].constant or 0
+    return found
+
+
+def node_kind(graph: Graph, component: str) -> str:
+    return graph.components[component].kind

@@ -1,0 +1,379 @@
+"""Types and dims of every value, by unification along the edges in both directions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+from pydantic import ValidationError
+
+from ..components.base import Component, Ports
+from ..diagnostics import Collector, Diagnostic, Label
+from ..diagnostics import codes as C
+from ..ir.dims import Dim, DimError, Symbol
+from ..ir.graph import CALL, FOLD, JOIN, SLICE, UNFOLD, Graph, Node, Source
+from ..ir.types import COMPATIBLE, Type
+from ..ir.unify import Conflict, Unifier
+from .base import Pass
+
+POLYMORPHIC = frozenset({"tokens", "embedding", "patches", "map", "regions"})
+"""Kinds that a port with leading `...` takes alike; its output keeps the kind that came in."""
+
+
+@dataclass(frozen=True)
+class Infer(Pass):
+    """Checks every edge, binds inferred fields, inserts folds of leading dims."""
+
+    name: ClassVar[str] = "infer"
+    requires: ClassVar[frozenset[str]] = frozenset({"carried"})
+    ensures: ClassVar[frozenset[str]] = frozenset({"typed", "resolved"})
+
+    def run(self, graph: Graph, found: Collector) -> Graph:
+        return _Inference(graph, found).run()
+
+
+@dataclass
+class _Inference:
+    graph: Graph
+    found: Collector
+    unifier: Unifier = field(default_factory=Unifier)
+    types: dict[str, Type] = field(default_factory=dict)
+    nodes: list[Node] = field(default_factory=list)
+    unknown: set[str] = field(default_factory=set)
+    """Values whose type is not known because something before them failed."""
+    folds: dict[tuple[str, int, str], str] = field(default_factory=dict)
+
+    def run(self) -> Graph:
+        self.types.update(self.graph.inputs)
+        rebound = {key for o in self.graph.objectives.values() for key in o.rebind}
+        for node in self.graph.nodes:
+            if node.op == SLICE:
+                self.slice(node)
+            elif node.op == CALL:
+                self.call(node, rebound)
+            else:
+                raise AssertionError(f"infer runs before {node.op} nodes exist")
+        self.declared_outputs()
+        if not self.found.failed:
+            self.settle()
+        return self.finish()
+
+    # ---- one node
+
+    def ports(self, node: Node, config: Component) -> tuple[Ports, Ports]:
+        """The signature as declared, and with its symbols made numbers or unknowns."""
+        declared = config.signature(node.facet)
+        cache: dict[str, Dim] = {}
+
+        def dim_of(symbol: Symbol) -> Dim:
+            if symbol.name not in cache:
+                value = getattr(config, symbol.name, None)
+                if isinstance(value, (int, bool)):
+                    cache[symbol.name] = Dim.of(int(value))
+                elif isinstance(value, Dim):
+                    cache[symbol.name] = value.substitute({s: dim_of(s) for s in value.symbols()})
+                elif symbol.name in type(config).model_fields:
+                    cache[symbol.name] = Dim.of(Symbol(f"{node.component}.{symbol.name}", flexible=True))
+                else:
+                    cache[symbol.name] = Dim.of(Symbol(f"{node.id}.{symbol.name}", flexible=True))
+            return cache[symbol.name]
+
+        def private(type_: Type) -> Type:
+            return replace(type_, dims=tuple(d.substitute({s: dim_of(s) for s in d.symbols()}) for d in type_.dims))
+
+        renamed = Ports({n: private(t) for n, t in declared.outputs.items()}, **{n: private(t) for n, t in declared.inputs.items()})
+        return declared, renamed
+
+    def call(self, node: Node, rebound: set[tuple[str, str]]) -> None:
+        config = self.graph.config(node)
+        try:
+            declared, ports = self.ports(node, config)
+        except DimError as error:
+            self.report(C.BAD_DIMENSION, f"{node.id}: {error}", f"component:{node.component}")
+            self.unknown |= {v for v, _ in node.values()}
+            return
+        inputs: dict[str, Source] = dict(node.inputs)
+        missing = [p for p, t in declared.inputs.items() if p not in inputs and not t.optional]
+        if missing and inputs and not any((node.id, p) in rebound for p in missing):
+            wanted = ", ".join(f"{p}: {declared.inputs[p]}" for p in missing)
+            self.report(C.DANGLING_PORT, f"{node.id} needs {wanted}, but no edge leads there", f"node:{node.id}", fix=f'add an edge "... -> {node.id}.{missing[0]}"')
+        unfold: tuple[int, str] | None = None
+        kinds: dict[str, str] = {}
+        leading: tuple[Dim, ...] = ()
+        bound: set[str] = set()
+        given: dict[str, Type | tuple[Type, ...]] = {}
+        failed = False
+        for port in declared.inputs:
+            source = inputs.get(port)
+            if source is None:
+                continue
+            values = (source,) if isinstance(source, str) else source
+            fed: list[str] = []
+            for value in values:
+                if value in self.unknown or value not in self.types:
+                    failed = True
+                    continue
+                type_ = self.types[value]
+                shape = declared.inputs[port]
+                extra = len(type_.dims) - len(shape.dims)
+                if not self.kind_fits(type_, shape):
+                    self.edge_report(C.KIND_MISMATCH, node, port, value, f"{value} is {self.shown(type_)}, but {node.id}.{port} takes {self.shown(shape)}")
+                    failed = True
+                    continue
+                if extra > 0 and not shape.rest and shape.dims:
+                    first = str(shape.dims[0])
+                    if first in bound:
+                        value, type_ = self.join(node, port, value, type_, extra)
+                    else:
+                        unfold = unfold or (extra, value)
+                        value, type_ = self.fold(node, port, value, type_, extra)
+                elif extra < 0:
+                    self.edge_report(C.RANK_MISMATCH, node, port, value, f"{value} is {self.shown(type_)}, but {node.id}.{port} takes {self.shown(shape)}")
+                    failed = True
+                    continue
+                if shape.rest:
+                    leading = type_.dims[: len(type_.dims) - len(shape.dims)]
+                    kinds[shape.kind] = type_.kind
+                failed |= not self.unify(node, port, value, type_, ports.inputs[port], shape)
+                fed.append(value)
+                given[port] = type_ if isinstance(source, str) else (*given.get(port, ()), type_)  # type: ignore[misc]
+            bound |= {str(d) for d in declared.inputs[port].dims[:1]}
+            if fed:
+                inputs[port] = fed[0] if isinstance(source, str) else tuple(fed)
+        special = None if failed else config.result(self.resolved(given))
+        outputs = {**ports.outputs, **(special or {})}
+        hidden = outputs.get("hidden")
+        made: dict[str, Type] = {}
+        for port in node.outputs:
+            type_ = outputs[port] if port in outputs else hidden or next(iter(outputs.values()))
+            if type_.rest:
+                type_ = replace(type_, dims=leading + type_.dims, rest=False, kind=kinds.get(type_.kind, type_.kind))
+            made[port] = type_
+        placed = replace(node, inputs=inputs, outputs=made)
+        self.nodes.append(placed)
+        for value, type_ in placed.values():
+            self.types[value] = type_
+            if failed:
+                self.unknown.add(value)
+        if unfold and not failed:
+            self.unfold(placed, declared, *unfold)
+
+    def kind_fits(self, value: Type, port: Type) -> bool:
+        if value.kind == port.kind or port.kind in COMPATIBLE.get(value.kind, ()):
+            return True
+        return port.rest and port.kind in POLYMORPHIC and value.kind in POLYMORPHIC
+
+    def unify(self, node: Node, port: str, value: str, type_: Type, pattern: Type, shape: Type) -> bool:
+        dims = type_.dims[len(type_.dims) - len(pattern.dims) :]
+        good = True
+        for i, (have, want) in enumerate(zip(dims, pattern.dims, strict=True)):
+            try:
+                self.unifier.equate(want, have)
+            except Conflict as conflict:
+                good = False
+                self.dim_report(node, port, value, type_, shape, i - len(dims), conflict)
+            except DimError as error:
+                good = False
+                self.edge_report(C.NOT_DIVISIBLE, node, port, value, f"{node.id}: {error}")
+        return good
+
+    # ---- shape steps
+
+    def fold(self, node: Node, port: str, value: str, type_: Type, count: int) -> tuple[str, Type]:
+        key = (value, count, "")
+        folded = type_.with_dims((_product(type_.dims[: count + 1]), *type_.dims[count + 1 :]))
+        folded = replace(folded, kind="image" if type_.kind == "video" else type_.kind)
+        if key not in self.folds:
+            name = f"{value}.folded_{count}"
+            self.nodes.append(Node(name, FOLD, inputs={"x": value}, outputs={"out": folded}, options={"count": count + 1}))
+            self.types[name] = folded
+            self.folds[key] = name
+        return self.folds[key], folded
+
+    def join(self, node: Node, port: str, value: str, type_: Type, count: int) -> tuple[str, Type]:
+        """`[B, M, L, d]` where B is shared with another port: the dims after B become one token dim."""
+        key = (value, count, "join")
+        joined = type_.with_dims((type_.dims[0], _product(type_.dims[1 : count + 2]), *type_.dims[count + 2 :]))
+        if key not in self.folds:
+            name = f"{value}.joined_{count}"
+            self.nodes.append(Node(name, JOIN, inputs={"x": value}, outputs={"out": joined}, options={"count": count + 1}))
+            self.types[name] = joined
+            self.folds[key] = name
+        return self.folds[key], joined
+
+    def unfold(self, node: Node, declared: Ports, count: int, like: str) -> None:
+        """Give the outputs their leading dims back. The folded call gets a private name, the unfolded value the public one."""
+        leading = self.types[like].dims[: count + 1]
+        inner = replace(node, id=f"{node.id}.folded")
+        self.nodes[-1] = inner
+        for port, type_ in node.outputs.items():
+            shape = declared.outputs.get(port, declared.outputs.get("hidden", next(iter(declared.outputs.values()))))
+            first = shape.dims[0] if shape.dims else None
+            default = next(iter(declared.inputs.values()))
+            value = node.value(port)
+            if first is not None and default.dims and first == default.dims[0]:
+                unfolded = type_.with_dims((*leading, *type_.dims[1:]))
+                options = {"count": count + 1}
+                self.nodes.append(Node(value, UNFOLD, inputs={"x": inner.value(port), "like": like}, outputs={"out": unfolded}, options=options))
+                self.types[value] = unfolded
+                self.types[inner.value(port)] = type_
+
+    def slice(self, node: Node) -> None:
+        source = node.inputs["x"]
+        assert isinstance(source, str)
+        if source in self.unknown or source not in self.types:
+            self.unknown.add(node.id)
+            return
+        type_ = self.types[source]
+        axis = -2 if type_.kind in ("tokens", "patches", "map") and len(type_.dims) > 1 else -1
+        at = len(type_.dims) + axis
+        size = self.value(type_.dims[at])
+        options = {**node.options, "axis": axis}
+        known = size.constant
+        if "index" in node.options:
+            index = int(node.options["index"])
+            if known is not None and not -known <= index < known:
+                self.report(C.BAD_SLICE, f"{source} has {known} positions; there is no [{index}]", f"node:{node.id}")
+            kind = "embedding" if type_.kind in ("tokens", "patches") else type_.kind
+            made = replace(type_, kind=kind, dims=type_.dims[:at] + type_.dims[at + 1 :])
+        else:
+            start, stop = Dim.of(node.options.get("start") or 0), node.options.get("stop")
+            first = size + start if (start.constant or 0) < 0 else start
+            last = size if stop is None else Dim.of(stop)
+            last = size + last if (last.constant or 0) < 0 else last
+            if known is not None and last.constant is not None and last.constant > known:
+                last = size
+            length = last - first
+            if length.constant is not None and length.constant <= 0:
+                self.report(C.BAD_SLICE, f"nothing is left of {source}, which has {size} positions", f"node:{node.id}")
+            made = type_.with_dims((*type_.dims[:at], length, *type_.dims[at + 1 :]))
+        self.types[node.id] = made
+        self.nodes.append(replace(node, outputs={"out": made}, options=options))
+
+    # ---- the end
+
+    def declared_outputs(self) -> None:
+        rigid = {s.name for t in self.graph.inputs.values() for d in t.dims for s in d.symbols()}
+        for name, declared in self.graph.outputs.items():
+            value = self.graph.resolve(name)
+            if value == name or value in self.unknown:
+                if value == name and not self.found.failed:
+                    self.report(C.OUTPUT_NOT_FED, f"output {name!r} is fed by no edge", f"output:{name}", fix=f'end an edge in it: "... -> {name}"')
+                continue
+            type_ = self.types.get(value)
+            if type_ is None:
+                continue
+            if not self.kind_fits(type_, declared) or len(type_.dims) != len(declared.dims):
+                code = C.KIND_MISMATCH if not self.kind_fits(type_, declared) else C.RANK_MISMATCH
+                self.report(code, f"output {name} is declared {declared}, but {value} is {self.shown(type_)}", f"edge:{name}", other=f"output:{name}")
+                continue
+            for have, want in zip(type_.dims, declared.dims, strict=True):
+                values = {s: Dim.of(Symbol(f"output.{s.name}", flexible=True)) for s in want.symbols() if s.name not in rigid}
+                try:
+                    self.unifier.equate(have, want.substitute(values))
+                except (Conflict, DimError):
+                    text = f"output {name} is declared {declared}, but {value} is {self.shown(type_)}"
+                    self.report(C.OUTPUT_TYPE, text, f"output:{name}", other=f"edge:{name}")
+                    break
+
+    def settle(self) -> None:
+        """Dims of one equation in two unknowns that never met a third are errors now."""
+        for left, right in self.unifier.pending:
+            a, b = self.unifier.value(left), self.unifier.value(right)
+            if a != b:
+                self.report(C.CANNOT_INFER, f"cannot tell whether {a} equals {b}", next((f"node:{s.name.rpartition('.')[0]}" for s in sorted((a - b).symbols()) if s.flexible), ""))
+
+    def finish(self) -> Graph:
+        components = dict(self.graph.components)
+        used = {n.component: n.id for n in self.nodes if n.op == CALL and n.inputs}
+        for id, config in components.items():
+            values: dict[str, int] = {}
+            for name in type(config).model_fields:
+                if getattr(config, name) is None:
+                    symbol = Symbol(f"{id}.{name}", flexible=True)
+                    value = self.value(Dim.of(symbol)).constant
+                    if value is not None:
+                        values[name] = value
+                    elif id in used and self.needed(config, name) and not self.found.failed:
+                        self.report(C.CANNOT_INFER, f"{id}.{name} follows from no edge", f"component:{id}", fix=f"give it: {name} = ...")
+            if values:
+                components[id] = self.rebuilt(id, config, values)
+        nodes = [replace(n, outputs={p: self.final(t) for p, t in n.outputs.items()}) for n in self.nodes]
+        return replace(self.graph, nodes=tuple(nodes), components=components)
+
+    def needed(self, config: Component, name: str) -> bool:
+        symbols = {s.name for f in (config.facets or ("",)) for p in [config.signature(f)] for t in (*p.inputs.values(), *p.outputs.values()) for d in t.dims for s in d.symbols()}
+        fed_only_optional = {s.name for f in (config.facets or ("",)) for t in config.signature(f).inputs.values() if t.optional for d in t.dims for s in d.symbols()}
+        required = {s.name for f in (config.facets or ("",)) for p in [config.signature(f)] for t in (*(t for t in p.inputs.values() if not t.optional), *p.outputs.values()) for d in t.dims for s in d.symbols()}
+        return name in symbols and (name in required or name not in fed_only_optional)
+
+    def rebuilt(self, id: str, config: Component, values: Mapping[str, int]) -> Component:
+        fields = {f: getattr(config, f) for f in config.model_fields_set}
+        try:
+            return type(config)(**{**fields, **values})
+        except ValidationError as error:
+            detail = "; ".join(f["msg"].removeprefix("Value error, ") for f in error.errors())
+            shown = ", ".join(f"{k} = {v}" for k, v in values.items())
+            self.report(C.INVALID_FIELD, f"{id} with inferred {shown}: {detail}", f"component:{id}")
+            return config
+
+    def value(self, dim: Dim) -> Dim:
+        try:
+            return self.unifier.value(dim)
+        except DimError:
+            return dim  # reported where it arose
+
+    def final(self, type_: Type) -> Type:
+        return replace(type_, dims=tuple(self.value(d) for d in type_.dims))
+
+    def resolved(self, given: Mapping[str, Type | tuple[Type, ...]]) -> dict[str, Type | tuple[Type, ...]]:
+        return {p: self.final(t) if isinstance(t, Type) else tuple(self.final(x) for x in t) for p, t in given.items()}
+
+    # ---- words
+
+    def shown(self, type_: Type) -> str:
+        """A type with private symbols shortened to their last name."""
+        final = self.final(type_)
+        names = {s: Dim.of(Symbol(s.name.rpartition(".")[2])) for d in final.dims for s in d.symbols() if s.flexible}
+        return str(final.substitute(names))
+
+    def label(self, key: str, text: str = "") -> Label | None:
+        label = self.graph.labels.get(key)
+        return replace(label, text=text) if label and text else label
+
+    def report(self, code: str, message: str, key: str, other: str = "", fix: str | None = None) -> None:
+        second = self.label(other, "the other party") if other else None
+        self.found.add(Diagnostic(code, message, self.label(key), (second,) if second else (), fix=fix))
+
+    def edge_report(self, code: str, node: Node, port: str, value: str, message: str, notes: tuple[str, ...] = ()) -> None:
+        edge = self.label(f"edge:{node.id}.{port}") or self.label(f"node:{node.id}")
+        producer = value.split(".hidden.")[0].split("[")[0].split(".folded")[0]
+        others = [
+            self.label(f"input:{producer}", f"{producer} is declared here") or self.label(f"node:{producer}", f"{producer} comes from here"),
+            self.label(f"component:{node.component}", f"{node.id} is declared here"),
+        ]
+        self.found.add(Diagnostic(code, message, edge, tuple(o for o in others if o and o != edge), notes))
+
+    def dim_report(self, node: Node, port: str, value: str, type_: Type, shape: Type, axis: int, conflict: Conflict) -> None:
+        """Name the dim that disagrees and say both numbers with both parties."""
+        want, have = (self.shown(Type("tokens", (d,)))[7:-1] for d in (conflict.left, conflict.right))
+        name = str(shape.dims[axis])
+        if shape.kind in ("image", "video") and axis in (-1, -2):
+            code, what = C.WRONG_IMAGE_SIZE, "pixels " + ("wide" if axis == -1 else "high")
+        elif shape.kind in ("tokens", "embedding", "patches", "regions") and axis == -1:
+            code, what = C.WRONG_WIDTH, "wide"
+        elif shape.kind == "tokens" and axis == -2:
+            code, what = C.WRONG_TOKEN_COUNT, "tokens long"
+        else:
+            code, what = C.WRONG_DIM, f"in dim {name}"
+        message = f"{value} is {have} {what}, but {node.id}.{port} is {want}"
+        notes = (f"{value}: {self.shown(type_)}", f"{node.id}.{port}: {self.shown(replace(shape, dims=self.ports(node, self.graph.config(node))[1].inputs[port].dims))}")
+        self.edge_report(code, node, port, value, message, notes)
+
+
+def _product(dims: tuple[Dim, ...]) -> Dim:
+    total = Dim.of(1)
+    for dim in dims:
+        total = total * dim
+    return total

@@ -1,0 +1,141 @@
+"""`[processor.INPUT]` tables to configs; every fault of the tables at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import ValidationError
+
+from ..components.base import Config
+from ..diagnostics.core import Collector, Diagnostic, Label, Span
+from ..plugins import PluginError, registry
+from . import problems
+from .config import KINDS, Boxes, Image, Pixels, Text
+
+Locate = Callable[[tuple[str, ...]], "Span | None"]
+"""The place of a key below `[processor]` in the spec."""
+
+
+@dataclass(frozen=True)
+class Entries:
+    """The valid entries of a spec by role."""
+
+    media: dict[str, Pixels]
+    texts: dict[str, Text]
+    outputs: dict[str, Image]
+    codecs: dict[str, Boxes]
+
+    def media_of(self, text: Text, token: str) -> str | None:
+        """The input whose pictures a placeholder stands for, or None where that is not clear."""
+        named = text.places()[token].of
+        if named is not None:
+            return named if named in self.media else None
+        return next(iter(self.media)) if len(self.media) == 1 else None
+
+
+def read_tables(
+    tables: Mapping[str, Any],
+    tokens: Mapping[str, int],
+    inputs: Collection[str] | None = None,
+    outputs: Collection[str] | None = None,
+    nodes: Collection[str] | None = None,
+    locate: Locate = lambda path: None,
+) -> tuple[Entries, tuple[Diagnostic, ...]]:
+    """The entries and all that is wrong with them. Names are checked only against the collections that are given."""
+    found = Collector()
+    entries = Entries({}, {}, {}, {})
+
+    def fault(path: tuple[str, ...], message: str, fix: str, code: str = problems.CONFIG) -> None:
+        span = locate(path)
+        found.add(Diagnostic(code, f"processor.{'.'.join(path)}: {message}", Label(span) if span else None, fix=fix))
+
+    for name, table in tables.items():
+        config = _config(name, table, fault)
+        if isinstance(config, Image) and config.inverse:
+            entries.outputs[name] = config
+            _known(name, (name,), "output", outputs, fault)
+            continue
+        if isinstance(config, Boxes):
+            entries.codecs[name] = config
+            continue
+        if isinstance(config, Pixels):
+            entries.media[name] = config
+        elif isinstance(config, Text):
+            entries.texts[name] = config
+        if config is not None:
+            _known(name, (name,), "input", inputs, fault)
+            for other in getattr(config, "also", {}):
+                _known(other, (name, "also", other), "input", inputs, fault)
+    for name, text in entries.texts.items():
+        _tokens(name, text, tokens, fault)
+        for token, place in text.places().items():
+            if entries.media_of(text, token) is None:
+                choice = ", ".join(entries.media) or "none"
+                fix = f'place."{token}" = {{ node = "{place.node}", of = "INPUT" }} with one of: {choice}'
+                fault((name, "place", token), "it is not clear whose pictures this stands for", fix)
+            if isinstance(place.node, str):
+                _known(place.node, (name, "place", token), "node", nodes, fault)
+    return entries, tuple(found.found)
+
+
+Fault = Callable[..., None]
+
+
+def _config(name: str, table: Any, fault: Fault) -> Config | None:
+    if not isinstance(table, Mapping) or not isinstance(table.get("type"), str):
+        fault((name,), "an entry is a table with a `type`", f'write [processor.{name}] with type = "processor.image" or another')
+        return None
+    kind = table["type"]
+    cls = _kind(kind, (name, "type"), fault)
+    if cls is None:
+        return None
+    try:
+        return cls(**{key: value for key, value in table.items() if key != "type"})
+    except ValidationError as error:
+        for detail in error.errors(include_url=False, include_input=False, include_context=False):
+            where = tuple(str(part) for part in detail["loc"] if str(part) in table or len(detail["loc"]) == 1)
+            near = get_close_matches(where[0], cls.model_fields, 1) if where else []
+            if detail["type"] == "extra_forbidden" and where:
+                known = ", ".join(cls.model_fields)
+                fault((name, *where), f"{kind} has no field `{where[0]}`", f"did you mean `{near[0]}`?" if near else f"known: {known}")
+            else:
+                fault((name, *where), detail["msg"].removeprefix("Value error, "), f"see the fields of {kind}")
+        return None
+
+
+def _kind(kind: str, path: tuple[str, ...], fault: Fault) -> type[Config] | None:
+    if kind in KINDS:
+        return KINDS[kind]
+    try:
+        cls = registry().load(kind)
+    except PluginError as error:
+        near = get_close_matches(kind, KINDS, 1)
+        fix = f"did you mean `{near[0]}`?" if near else f"built in: {', '.join(KINDS)}"
+        fault(path, f"`{kind}` cannot be used: {error.reason} {error.detail}".strip(), fix)
+        return None
+    if not isinstance(cls, type) or not issubclass(cls, (Pixels, Text, Boxes)):
+        fault(path, f"`{kind}` is not a processor", f"built in: {', '.join(KINDS)}")
+        return None
+    return cls
+
+
+def _known(name: str, path: tuple[str, ...], what: str, among: Collection[str] | None, fault: Fault) -> None:
+    if among is None or name in among:
+        return
+    near = get_close_matches(name, among, 1)
+    fix = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(sorted(among)) or 'none'}"
+    fault(path, f"there is no {what} `{name}`", fix, problems.NAME)
+
+
+def _tokens(name: str, text: Text, tokens: Mapping[str, int], fault: Fault) -> None:
+    used: dict[tuple[str, ...], str] = {("place", t): t for t in text.place}
+    used |= {(key,): value for key in ("bos", "eos", "pad") if isinstance(value := getattr(text, key), str)}
+    used |= {("wrap", str(i)): t for i, t in enumerate(text.wrap or ()) if isinstance(t, str)}
+    for path, token in used.items():
+        if token not in tokens:
+            near = get_close_matches(token, tokens, 1)
+            fix = f"did you mean `{near[0]}`?" if near else f'write "{token}" = ID in [tokens]'
+            fault((name, *path), f"the token `{token}` has no id", fix, problems.TOKEN)

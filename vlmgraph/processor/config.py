@@ -1,0 +1,253 @@
+"""The tables `[processor.INPUT]` of a spec. Declarations only: numpy and PIL are imported when a processor is built."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ..components.base import Config, Token
+from .template import fields
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+STATS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "clip": (CLIP_MEAN, CLIP_STD),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "siglip": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+
+Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Byte = Annotated[int, Field(ge=0, le=255)]
+Side = Annotated[int, Field(gt=0, le=65_536)]
+Unit = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Stats(BaseModel):
+    """Mean and standard deviation by channel, in units of the rescaled pixel."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    mean: tuple[Unit, Unit, Unit]
+    std: tuple[Rate, Rate, Rate]
+
+
+class Pixels(Config):
+    """What all pictures share. `x = (pixel * rescale - mean) / std`, channels first, float32."""
+
+    gives: ClassVar[tuple[str, ...]] = ()
+    """What `also` may name."""
+    # `module` names a function (name, config, items, groups) -> arrays by input; `groups`: pictures of each sample
+
+    stats: Literal["clip", "imagenet", "siglip"] | Unit | Stats = "clip"
+    """A number m is mean m and deviation m: 0.5 maps to [-1, 1]."""
+    rescale: Rate = 1 / 255
+    resample: Literal["bicubic", "bilinear", "lanczos", "nearest"] = "bicubic"
+    alpha: Literal["drop"] | tuple[Byte, Byte, Byte] = (255, 255, 255)
+    """A picture with transparency is put on this colour; `drop` shows the colour below the transparency."""
+    also: dict[str, str] = {}
+    """Further inputs that this entry fills, each with what goes there."""
+
+    def mean_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        if isinstance(self.stats, str):
+            return STATS[self.stats]
+        if isinstance(self.stats, Stats):
+            return self.stats.mean, self.stats.std
+        return (self.stats,) * 3, (self.stats,) * 3
+
+    def pad_colour(self, pad: int | str | tuple[int, int, int]) -> tuple[int, int, int]:
+        """`mean` is the mean colour truncated to a byte: (122, 116, 104) for CLIP."""
+        if pad == "mean":
+            red, green, blue = (int(255 * m) for m in self.mean_std()[0])
+            return red, green, blue
+        return (pad, pad, pad) if isinstance(pad, int) else tuple(pad)  # type: ignore[return-value]
+
+    @model_validator(mode="after")
+    def _known(self) -> Pixels:
+        if isinstance(self.stats, float) and self.stats <= 0:
+            raise ValueError("stats must be above 0: it is the deviation too")
+        _check_also(self.also, type(self).gives)
+        return self
+
+
+def _check_also(also: dict[str, str], gives: tuple[str, ...]) -> None:
+    for name, what in also.items():
+        if what not in gives:
+            raise ValueError(f"also.{name}: `{what}` is not one of {', '.join(gives) or 'nothing'}")
+
+
+class Image(Pixels, name="processor.image"):
+    """Pictures of one size. `gives`: `sizes`, the original (height, width) `[N, 2]`; `mask`, which media are real `[B, M]`.
+
+    fit = crop: the shortest edge to `size`, then the centre (CLIP). pad: a square of the long side in the pad colour,
+    then resized (LLaVA-1.5). longest: the long side to `size`, then padded to a square (Janus). squash: both sides.
+    """
+
+    module: ClassVar[str] = "vlmgraph.processor.media:images"
+    gives: ClassVar[tuple[str, ...]] = ("sizes", "mask")
+
+    size: Side | tuple[Side, Side] = 224
+    """A square's side, or (height, width)."""
+    fit: Literal["crop", "pad", "longest", "squash"] = "crop"
+    pad: Byte | Literal["mean"] | tuple[Byte, Byte, Byte] = 0
+    rounding: Literal["floor", "nearest"] = "floor"
+    """The resized length of the other side."""
+    min_side: Positive = 1
+    """`longest` keeps the short side at least this long."""
+    batch: Literal["images", "samples", "clips"] = "images"
+    """`[N, 3, H, W]`, or by sample `[B, M, 3, H, W]`, or with frames `[B, M, F, 3, H, W]` (absent media are zeros)."""
+    frames: Positive = 8
+    fps: Rate = 1.0
+    """How `clips` samples a video; a picture is a clip of one frame."""
+    inverse: bool = False
+    """An output of the model that becomes pictures."""
+
+    @model_validator(mode="after")
+    def _square(self) -> Image:
+        if self.fit in ("pad", "longest") and isinstance(self.size, tuple) and self.size[0] != self.size[1]:
+            raise ValueError(f'fit = "{self.fit}" makes a square, so size must be one number')
+        if "mask" in self.also.values() and self.batch == "images":
+            raise ValueError('a mask over media needs batch = "samples" or "clips"')
+        return self
+
+    def hw(self) -> tuple[int, int]:
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+
+class Native(Pixels, name="processor.native"):
+    """Pictures at their own resolution as packed patches `[P, 3 * temporal * patch^2]` (Qwen2-VL, section 2.1).
+
+    Patches of one merged token are neighbours (block-major). `gives`: `grid`, (t, h, w) in patches `[N, 3]`.
+    """
+
+    module: ClassVar[str] = "vlmgraph.processor.media:packed"
+    gives: ClassVar[tuple[str, ...]] = ("grid",)
+
+    patch: Positive = 14
+    merge: Positive = 2
+    temporal: Positive = 2
+    min_pixels: Positive = 3136
+    max_pixels: Positive = 12_845_056
+    max_aspect: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 200
+
+    @model_validator(mode="after")
+    def _budget(self) -> Native:
+        if self.min_pixels > self.max_pixels:
+            raise ValueError(f"min_pixels {self.min_pixels} is above max_pixels {self.max_pixels}")
+        if self.max_pixels < self.multiple**2:
+            raise ValueError(f"max_pixels {self.max_pixels} holds not one token of {self.multiple} x {self.multiple} pixels")
+        return self
+
+    @property
+    def multiple(self) -> int:
+        return self.patch * self.merge
+
+
+class Frames(Native, name="processor.frames"):
+    """Videos as packed patches; `temporal` frames make one step of time, the last one is repeated where they do not divide."""
+
+    min_pixels: Positive = 100_352
+    max_pixels: Positive = 602_112
+    """Of one frame."""
+    fps: Rate = 2.0
+    min_frames: Positive = 4
+    max_frames: Positive = 768
+    max_tokens: Positive = 16_384
+    """Of one video, after merging; the resolution of the frames adapts to it."""
+
+
+class Place(BaseModel):
+    """What a placeholder expands to: as many copies as `node` has tokens for that picture, or a fixed number."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    node: str | Positive
+    of: str | None = None
+    """The input whose pictures the placeholder stands for; needed where there are several."""
+
+
+class Text(Config, name="processor.text"):
+    """Texts to ids `[B, T]`, placeholders expanded. `also`: `mask`, `labels`."""
+
+    gives: ClassVar[tuple[str, ...]] = ("mask", "labels")
+
+    tokenizer: str = Field("", pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$|^$")
+    """A name; the files are looked for in the folder of that name beside the weights, then in the folder itself."""
+    place: dict[str, str | Positive | Place] = {}
+    wrap: tuple[Token, Token] | None = None
+    """Tokens around each expanded placeholder, where the text does not have them already."""
+    at: Literal["inline", "start", "after_bos"] = "inline"
+    """Where pictures go for which the text has no placeholder."""
+    bos: Token | None = None
+    eos: Token | None = None
+    pad: Token = 0
+    pad_side: Literal["left", "right"] = "right"
+    padding: Literal["longest", "max"] = "longest"
+    max_length: Positive | None = None
+    truncate: Literal["error", "right", "left"] = "error"
+    """`right` and `left` cut that side of the text; the start and end tokens stay."""
+    lower: bool = False
+    template: str = "{text}"
+    """What a bare prompt is put into."""
+    prompts: dict[str, str] = {}
+    media: dict[str, str] = {}
+    """What a picture of a message writes: by input name, or `image` and `video`. Else its placeholder."""
+    also: dict[str, str] = {}
+    train_on: Literal["text", "assistant"] = "text"
+    """Labels: all but placeholders, start and padding; or the answers alone."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Text:
+        _check_also(self.also, type(self).gives)
+        if self.padding == "max" and self.max_length is None:
+            raise ValueError('padding = "max" needs max_length')
+        if self.at == "after_bos" and self.bos is None:
+            raise ValueError('at = "after_bos" needs bos')
+        if self.at != "inline" and not self.place:
+            raise ValueError(f'at = "{self.at}" needs a placeholder in `place`')
+        return self
+
+    def places(self) -> dict[str, Place]:
+        return {name: p if isinstance(p, Place) else Place(node=p) for name, p in self.place.items()}
+
+
+class Chat(Text, name="processor.chat"):
+    """Conversations to ids. Each role is a template with `{text}`; `generate` opens the answer to be written."""
+
+    roles: dict[Literal["system", "user", "assistant", "generate"], str] = {
+        "system": "{text}\n", "user": "User: {text}\n", "assistant": "Assistant: {text}\n", "generate": "Assistant:",
+    }  # fmt: skip
+    system: str | None = None
+    """Said first, unless the conversation starts with a system message."""
+    train_on: Literal["text", "assistant"] = "assistant"
+
+    @model_validator(mode="after")
+    def _roles(self) -> Chat:
+        for role in ("user", "assistant"):
+            if "{text}" not in self.roles.get(role, ""):
+                raise ValueError(f"roles.{role} must hold {{text}}")
+        return self
+
+
+class Boxes(Config, name="processor.boxes"):
+    """Boxes as text, both ways. Pixels become `floor(x / side * scale)`, at most `scale - 1`."""
+
+    format: str = "[[{boxes}]]"
+    box: str = "{x0:03},{y0:03},{x1:03},{y1:03}"
+    join: str = ";"
+    phrase: str = ""
+    """Before the boxes, where the model names what is boxed: holds `{phrase}`."""
+    scale: Positive = 1000
+
+    @model_validator(mode="after")
+    def _fields(self) -> Boxes:
+        if self.format.count("{boxes}") != 1:
+            raise ValueError("format must hold {boxes} once")
+        if self.phrase and self.phrase.count("{phrase}") != 1:
+            raise ValueError("phrase must hold {phrase} once")
+        names = sorted(name for name, _ in fields(self.box))
+        if names != ["x0", "x1", "y0", "y1"]:
+            raise ValueError("box must hold each of {x0}, {y0}, {x1}, {y1} once")
+        return self
+
+
+KINDS: dict[str, type[Config]] = {c.kind: c for c in (Image, Native, Frames, Text, Chat, Boxes)}

@@ -1,0 +1,166 @@
+"""Texts with placeholders to ids `[B, T]`, mask and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import problems
+from .chat import Written
+from .config import Place, Text
+from .problems import problem
+from .tokenizer import Piece, Tokenizer
+
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A placeholder of an entry: its token, what it expands to, and the input whose pictures it stands for."""
+
+    token: str
+    id: int
+    place: Place
+    input: str
+
+
+class TextEncoder:
+    """One entry `processor.text` or `processor.chat`, its tokens resolved to ids."""
+
+    def __init__(self, name: str, config: Text, slots: Sequence[Slot], tokenizer: Tokenizer) -> None:
+        self.name, self.config, self.slots, self.tokenizer = name, config, tuple(slots), tokenizer
+        self.bos, self.eos, self.pad = (self.id(t) for t in (config.bos, config.eos, config.pad))
+        self.wrap = None if config.wrap is None else tuple(self.id(t) for t in config.wrap)
+
+    def id(self, token: int | str | None) -> int | None:
+        return self.tokenizer.tokens[token] if isinstance(token, str) else token
+
+    def pieces(self, written: Written) -> list[Piece]:
+        return self.tokenizer.encode(written.text)
+
+    def grouping(self, texts: Sequence[list[Piece]], media: Mapping[str, int], nested: Mapping[str, list[int]]) -> dict[str, list[int]]:
+        """How many pictures of each input belong to each text. Raises VG0708 where texts and pictures do not fit."""
+        result: dict[str, list[int]] = {}
+        for slot in self.slots:
+            given = media.get(slot.input, 0)
+            found = [sum(p.id == slot.id for p in pieces) for pieces in texts]
+            if not any(found) and given and self.config.at != "inline":
+                found = self._spread(slot, given, len(texts), nested.get(slot.input))
+            by_text = nested.get(slot.input)
+            if sum(found) != given or (by_text is not None and by_text != found):
+                raise self._mismatch(slot, found, by_text if by_text is not None and sum(found) == given else given)
+            result[slot.input] = found
+        return result
+
+    def _spread(self, slot: Slot, given: int, texts: int, nested: list[int] | None) -> list[int]:
+        """Pictures without a placeholder: as nested, all to the only text, or one each."""
+        if nested is not None and len(nested) == texts:
+            return nested
+        if texts == 1:
+            return [given]
+        if texts == given:
+            return [1] * texts
+        raise problem(
+            problems.COUNT,
+            f"{given} pictures for {texts} texts: which belongs to which?",
+            f"give `{slot.input}` as one list of pictures for each text",
+        )
+
+    def _mismatch(self, slot: Slot, found: list[int], given: int | list[int]) -> Exception:
+        by_text = found if len(found) > 1 else found[0]
+        fix = f"write {slot.token} once for each picture, in their order"
+        if self.config.at != "inline":
+            fix += ", or leave it out altogether"
+        return problem(problems.COUNT, f"`{self.name}` has {by_text} {slot.token} for {given} pictures in `{slot.input}`", fix)
+
+    def rows(
+        self,
+        texts: Sequence[list[Piece]],
+        written: Sequence[Written],
+        groups: Mapping[str, list[int]],
+        counts: Mapping[str, list[int]],
+    ) -> dict[str, np.ndarray]:
+        """`ids [B, T]`, `mask [B, T]` (True = real) and `labels [B, T]` (-100 = ignored).
+
+        `counts`: tokens of each picture by placeholder.
+        """
+        rows = []
+        at = {slot.token: 0 for slot in self.slots}
+        for index, (pieces, said) in enumerate(zip(texts, written)):
+            ahead: list[tuple[int, bool]] = []
+            for slot in self.slots:
+                pictures = groups[slot.input][index]
+                if pictures and not any(p.id == slot.id for p in pieces):
+                    for n in counts[slot.token][at[slot.token] : at[slot.token] + pictures]:
+                        ahead += self._expanded(slot, n, None, None)
+                    at[slot.token] += pictures
+            body: list[tuple[int, bool]] = []
+            by_id = {slot.id: slot for slot in self.slots}
+            for k, piece in enumerate(pieces):
+                found = by_id.get(piece.id)
+                if found is None:
+                    body.append((piece.id, self._trains(piece, said)))
+                    continue
+                n = counts[found.token][at[found.token]]
+                at[found.token] += 1
+                before = pieces[k - 1].id if k else None
+                after = pieces[k + 1].id if k + 1 < len(pieces) else None
+                body += self._expanded(found, n, before, after)
+            rows.append(self._row(ahead, body, said))
+        return self._padded(rows)
+
+    def _expanded(self, slot: Slot, n: int, before: int | None, after: int | None) -> list[tuple[int, bool]]:
+        inner = [(slot.id, False)] * n
+        if self.wrap is None or (before, after) == self.wrap:
+            return inner
+        return [(self.wrap[0], False), *inner, (self.wrap[1], False)]  # type: ignore[list-item]
+
+    def _trains(self, piece: Piece, said: Written) -> bool:
+        if self.config.train_on == "text":
+            return True
+        return any(piece.start < end and piece.end > start for start, end in said.answers)
+
+    def _row(self, ahead: list[tuple[int, bool]], body: list[tuple[int, bool]], said: Written) -> list[tuple[int, bool]]:
+        """Start token, pictures without a placeholder, text, end token."""
+        if self.bos is not None and body and body[0][0] == self.bos:
+            body = body[1:]
+        bos = [] if self.bos is None else [(self.bos, False)]
+        eos = []
+        if self.eos is not None and not (body and body[-1][0] == self.eos):
+            ends_said = bool(said.answers) and said.answers[-1][1] == len(said.text.rstrip())
+            if self.config.train_on == "text" or ends_said:
+                eos = [(self.eos, True)]
+        room = None if self.config.max_length is None else self.config.max_length - len(bos) - len(eos) - len(ahead)
+        if room is not None and len(body) > room:
+            body = self._cut(body, len(bos) + len(eos) + len(ahead), room)
+        return [*ahead, *bos, *body, *eos] if self.config.at == "start" else [*bos, *ahead, *body, *eos]
+
+    def _cut(self, body: list[tuple[int, bool]], around: int, room: int) -> list[tuple[int, bool]]:
+        slots = {slot.id for slot in self.slots}
+        kept = [] if room <= 0 else body[:room] if self.config.truncate == "right" else body[-room:]
+        cut = sum(i in slots for i, _ in body) - sum(i in slots for i, _ in kept)
+        if self.config.truncate == "error" or cut or room <= 0:
+            raise problem(
+                problems.TOO_LONG,
+                f"`{self.name}` has {around + len(body)} tokens, {sum(i in slots for i, _ in body)} of them for pictures; "
+                f"max_length is {self.config.max_length}",
+                "shorten the text, give fewer or smaller pictures, or raise max_length",
+            )
+        return kept
+
+    def _padded(self, rows: list[list[tuple[int, bool]]]) -> dict[str, np.ndarray]:
+        longest = max((len(row) for row in rows), default=0)
+        width = self.config.max_length if self.config.padding == "max" and self.config.max_length else longest
+        ids = np.full((len(rows), width), self.pad, dtype=np.int64)
+        mask = np.zeros((len(rows), width), dtype=bool)
+        labels = np.full((len(rows), width), IGNORE, dtype=np.int64)
+        for b, row in enumerate(rows):
+            if not row:
+                continue
+            where = slice(width - len(row), width) if self.config.pad_side == "left" else slice(0, len(row))
+            values, trains = (np.array(column) for column in zip(*row))
+            ids[b, where], mask[b, where] = values, True
+            labels[b, where] = np.where(trains, values, IGNORE)
+        return {"ids": ids, "mask": mask, "labels": labels}

@@ -1,0 +1,51 @@
+"""Visual tokens: how many a picture becomes, symbolically and for pictures of given sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..ir.dims import Dim
+from ..ir.graph import CALL, Graph
+
+TEXT_PORTS = frozenset({"text", "ids", "mask", "modality", "positions", "grid", "spans", "labels", "owner"})
+
+
+def visual_dims(graph: Graph) -> dict[str, Dim]:
+    """Tokens of one image at each port that takes visual features (splices and media ports), or after the vision towers."""
+    types = graph.types()
+    found: dict[str, Dim] = {}
+    for node in graph.nodes:
+        if node.op != CALL:
+            continue
+        splice = graph.config(node).kind == "op.splice"
+        for port, source in node.inputs.items():
+            if not (splice and port not in TEXT_PORTS and not port.endswith("_mask") or port == "media"):
+                continue
+            for value in (source,) if isinstance(source, str) else source:
+                type_ = types.get(graph.resolve(value), types.get(value))
+                if type_ is not None and type_.kind in ("tokens", "patches", "embedding") and len(type_.dims) >= 2:
+                    found[f"{node.id}.{port}"] = type_.dims[-2]
+    if not found:
+        for node in graph.nodes:
+            if node.op == CALL and graph.config(node).kind.startswith("vision."):
+                out = next(iter(node.outputs.values()), None)
+                if out is not None and out.kind == "tokens":
+                    found[node.id] = out.dims[-2]
+    return found
+
+
+def patch_count(processor: Mapping[str, Any], width: int, height: int) -> int | None:
+    """Patches of a picture at its own resolution by the spec's native-resolution processor; None where it has none.
+
+    Raises DiagnosticError for a picture that the processor does not take.
+    """
+    native = next((t for t in processor.values() if isinstance(t, Mapping) and t.get("type") == "processor.native"), None)
+    if native is None:
+        return None
+    from ..processor.config import Native
+    from ..processor.native import smart_size
+
+    config = Native(**{k: v for k, v in native.items() if k != "type"})
+    tall, wide = smart_size(height, width, config)
+    return (tall // config.patch) * (wide // config.patch)
