@@ -12,7 +12,9 @@ NAMES = st.sampled_from(["B", "N", "T", "H"])
 
 def expressions():
     leaf = st.integers(0, 40).map(str) | NAMES
-    return st.recursive(leaf, lambda e: st.tuples(e, st.sampled_from(["+", "-", "*"]), e).map(lambda t: f"({t[0]} {t[1]} {t[2]})"), max_leaves=8)
+    return st.recursive(
+        leaf, lambda e: st.tuples(e, st.sampled_from(["+", "-", "*"]), e).map(lambda t: f"({t[0]} {t[1]} {t[2]})"), max_leaves=8
+    )
 
 
 @given(expressions(), st.fixed_dictionaries({n: st.integers(1, 9) for n in "BNTH"}))
@@ -46,7 +48,9 @@ def test_nonsense_is_refused(text):
         parse_dim(text)
 
 
-@pytest.mark.parametrize("text", ["image[N in B, 3, 490, 490]?", "tokens[..., d]", "patches[P in grid, 1176]", "maps[B, C, H, W]*4", "loss[]"])
+@pytest.mark.parametrize(
+    "text", ["image[N in B, 3, 490, 490]?", "tokens[..., d]", "patches[P in grid, 1176]", "maps[B, C, H, W]*4", "loss[]"]
+)
 def test_types_print_as_they_are_written(text):
     assert str(parse_type(text)) == text
 

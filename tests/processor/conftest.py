@@ -23,6 +23,10 @@ TABLES = Path(__file__).parent / "tables"
 FIXED = {"projector": 576, "wrap": 1227, "llm_proj": 32, "und_adaptor": 576, "gen_adaptor": 576}
 
 
+def read(path: Path) -> dict[str, Any]:
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
 def counts(node: str, inputs: Any) -> list[int]:
     """What the compiler derives from the graph: fixed numbers, and t * h * w / 4 for Qwen2-VL."""
     if node == "visual":
@@ -35,7 +39,12 @@ def counts(node: str, inputs: Any) -> list[int]:
 
 @pytest.fixture(scope="session")
 def tables() -> Callable[[str], dict[str, Any]]:
-    return lambda name: tomllib.loads((TABLES / f"{name}.toml").read_text(encoding="utf-8"))
+    return lambda name: read(TABLES / f"{name}.toml")
+
+
+@pytest.fixture(scope="session")
+def load() -> Callable[[Path], dict[str, Any]]:
+    return read
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from vlmgraph.diagnostics.core import Span
+from vlmgraph.ir.types import parse_type
 from vlmgraph.processor import read_tables
 
 TABLES = sorted(p.stem for p in (Path(__file__).parent / "tables").glob("*.toml"))
@@ -36,8 +37,9 @@ def test_all_faults_at_once() -> None:
         asked.append(path)
         return Span("spec.toml", 1, 1, 1, 2)
 
-    names = {"inputs": ["pixel_values", "input_ids", "attention_mask"], "outputs": [], "nodes": ["projector"]}
-    _, faults = read_tables(processor, {"<s>": 1}, **names, locate=locate)
+    types = {"pixel_values": "image[N, 3, 42, 42]", "input_ids": "ids[B, T]", "attention_mask": "mask[B, T]"}
+    inputs = {name: parse_type(text) for name, text in types.items()}
+    _, faults = read_tables(processor, {"<s>": 1}, inputs, [], ["projector"], locate=locate)
     said = {(d.code, d.message.split(":")[0]): d.fix for d in faults}
     assert said[("VG0701", "processor.pixel_values.siez")] == "did you mean `size`?"
     assert ("VG0701", "processor.pixel_values.fit") in said
@@ -74,8 +76,35 @@ def test_fields_that_do_not_fit(kind: str, fields: dict[str, Any], says: str) ->
     assert any(says in d.message for d in faults), [d.message for d in faults]
 
 
+def test_pictures_have_the_size_of_the_input() -> None:
+    inputs = {"x": parse_type("image[N, 3, 42, 56]?"), "p": parse_type("patches[P in grid, 1176]")}
+    entries, faults = read_tables({"x": {"type": "processor.image"}, "p": {"type": "processor.native"}}, {}, inputs)
+    assert not faults
+    assert entries.media["x"].hw() == (42, 56)  # type: ignore[attr-defined]
+    wrong = {"x": {"type": "processor.image", "size": 42}, "p": {"type": "processor.native", "patch": 16}}
+    _, faults = read_tables(wrong, {}, inputs)
+    assert [d.code for d in faults] == ["VG0717"] * 2
+    assert "42 x 42, the input is image[N, 3, 42, 56]" in faults[0].message
+    assert "= 1536 values" in faults[1].message
+    for table, types in (({}, None), ({}, {"x": parse_type("image[N, 3, H, W]")}), ({"fit": "pad"}, inputs)):
+        _, faults = read_tables({"x": {"type": "processor.image", **table}}, {}, types)
+        assert [d.code for d in faults] == ["VG0717"]
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "specs").glob("*.toml")), ids=lambda p: p.stem)
+def test_specs(path: Path, load: Any) -> None:
+    """The tables of the published specs fit their own inputs, tokens and nodes."""
+    spec = load(path)
+    if "processor" not in spec or "inputs" not in spec:
+        pytest.skip("no processor of its own")
+    inputs = {name: parse_type(text) for name, text in spec["inputs"].items()}
+    nodes = [*spec.get("components", {}), *spec.get("nodes", {})]
+    _, faults = read_tables(spec["processor"], spec["tokens"], inputs, spec.get("outputs", {}), nodes)
+    assert not faults
+
+
 def test_several_picture_inputs_need_a_name() -> None:
-    two = {"a": {"type": "processor.image"}, "b": {"type": "processor.image"}}
+    two = {name: {"type": "processor.image", "size": 8} for name in "ab"}
     text = {"type": "processor.text", "place": {"<i>": "n"}}
     _, faults = read_tables({**two, "t": text}, {"<i>": 1})
     assert "whose pictures" in faults[0].message and "a, b" in str(faults[0].fix)
@@ -86,6 +115,6 @@ def test_several_picture_inputs_need_a_name() -> None:
 def test_no_torch_is_imported() -> None:
     code = (
         "import sys, vlmgraph.processor as p; import vlmgraph.processor.check; assert 'numpy' not in sys.modules;"
-        "p.build_processor({'x': {'type': 'processor.image'}}, {}, {}); assert 'torch' not in sys.modules"
+        "p.build_processor({'x': {'type': 'processor.image', 'size': 8}}, {}, {}); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

@@ -92,8 +92,11 @@ def test_batches(build: Any) -> None:
     alone = build("flamingo")(text=["<image>a", "<image>b<image>c"], images=[[red], [red, red]])
     assert alone["pixel_values"].shape == (2, 2, 1, 3, 224, 224)
     assert not alone["pixel_values"][0, 1].any() and alone["pixel_values"][1, 1].any()
-    idefics = build("idefics")(text=["<image>a", "<image>b<image>c"], images=[red, red, red])
+    levels = [PIL.Image.new("L", (40, 30), level) for level in (10, 90, 200)]
+    idefics = build("idefics")(text=["<image>a", "<image>b<image>c"], images=levels)
     assert idefics["pixel_values"].shape == (2, 2, 3, 224, 224)
+    first = idefics["pixel_values"][..., 0, 0, 0]
+    assert first[0, 0] < first[1, 0] < first[1, 1]
     assert idefics["pixel_mask"].tolist() == [[True, False], [True, True]]
 
 

@@ -142,10 +142,10 @@ def test_janus_has_two_kinds_of_pictures(build: Any) -> None:
     ids = out["input_ids"][0]
     assert "pixel_values" not in out
     assert out["gen_values"].shape == (1, 3, 384, 384)
-    assert runs(ids)[-3:] == [(100016, 1), (100594, 576), (100593, 1)]
+    assert runs(ids)[-3:] == [(100016, 1), (100582, 576), (100593, 1)]
     assert (ids == 100016).sum() == 1
     both = processor("<image_placeholder> to <gen_placeholder>", images=[RED], gen_values=[RED])
-    assert (both["input_ids"] == 100581).sum() == (both["input_ids"] == 100594).sum() == 576
+    assert (both["input_ids"] == 100581).sum() == (both["input_ids"] == 100582).sum() == 576
 
 
 def test_flamingo_has_one_marker_a_picture(build: Any) -> None:
@@ -214,7 +214,7 @@ def test_calls_that_make_no_sense(build: Any) -> None:
     assert code_of(llava.prompt, name="long")[0] == "VG0712"
     assert code_of(llava.prompt, name="short")[0] == "VG0712"
     assert code_of(build("clip"), messages=[{"role": "user", "content": "a"}])[0] == "VG0713"
-    spec = {"pixel_values": {"type": "processor.image"}, "input_ids": {"type": "processor.text", "place": {"<i>": "gone"}}}
+    spec = {"pixel_values": {"type": "processor.image", "size": 8}, "input_ids": {"type": "processor.text", "place": {"<i>": "gone"}}}
     assert code_of(build_processor(spec, {"<i>": 3}, {}), text="<i>", images=RED)[0] == "VG0713"
 
 

@@ -52,8 +52,11 @@ def test_tokens_must_agree_with_the_file(folder: Path) -> None:
     with pytest.raises(DiagnosticError, match=r"VG0710.*`</s>` is 2 in \[tokens\] but 1"):
         find_tokenizer(folder, "", {"</s>": 2}, None)
     tokenizer, _ = find_tokenizer(folder, "", TOKENS, 270)
-    with pytest.raises(DiagnosticError, match=r"VG0710.*ends at 269"):
+    with pytest.raises(DiagnosticError, match=r"VG0715.*`<image>` is 500.*ends at 269"):
         tokenizer.encode("<image>")
+    tokenizer, _ = find_tokenizer(folder, "", TOKENS, 2)
+    with pytest.raises(DiagnosticError, match=r"VG0710.*ends at 1"):
+        tokenizer.encode("cat")
 
 
 def test_broken_files(tmp_path: Path) -> None:

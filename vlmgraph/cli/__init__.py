@@ -73,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _guarded(run: object, args: argparse.Namespace) -> int:
     from ..diagnostics import DiagnosticError
+    from .common import UsageError, emit
 
     assert callable(run)
     try:
@@ -80,9 +81,10 @@ def _guarded(run: object, args: argparse.Namespace) -> int:
         sys.stdout.flush()
         return code
     except DiagnosticError as error:
-        from .common import emit
-
         return emit(error.diagnostics, getattr(args, "format", "human"))
+    except UsageError as error:
+        print(f"vlmgraph: {error}", file=sys.stderr)
+        return USAGE
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

@@ -106,6 +106,10 @@ class Component(Config):
         the program, outputs named like an input port pass that input through, all others are absent."""
         return None
 
+    def absent(self, fed: frozenset[str]) -> frozenset[str]:
+        """Outputs that do not exist when only the ports `fed` are fed; what needs them is left out of the program."""
+        return frozenset()
+
     def hidden_states(self) -> int | None:
         """How many `hidden[i]` taps there are (layers + 1), or None where there are none."""
         return None

@@ -30,7 +30,11 @@ def expand_blocks(spec: Spec, components: Tables, blocks: Mapping[str, Any], fou
             return
         if name not in blocks or name in inside:
             text = f"block {name!r} contains itself" if name in inside else f"there is no [blocks.{name}]"
-            found.add(Diagnostic(C.UNKNOWN_BLOCK, text, spec.label((*path, "type"), "used here"), notes=("blocks: " + (", ".join(blocks) or "none"),)))
+            found.add(
+                Diagnostic(
+                    C.UNKNOWN_BLOCK, text, spec.label((*path, "type"), "used here"), notes=("blocks: " + (", ".join(blocks) or "none"),)
+                )
+            )
             return
         uses[id] = name
         block = blocks[name]

@@ -75,7 +75,9 @@ def elaborate(spec: Spec, found: Collector | None = None) -> Graph | None:
 def places(spec: Spec, wiring: Wiring, tables: Mapping[str, Any]) -> None:
     """Where things are declared, for later passes."""
     paths = {f"component:{id}": path for id, (_, path) in tables.items()}
-    paths |= {f"input:{name}": ("inputs", name) for name in wiring.inputs} | {f"output:{name}": ("outputs", name) for name in wiring.declared}
+    paths |= {f"input:{name}": ("inputs", name) for name in wiring.inputs} | {
+        f"output:{name}": ("outputs", name) for name in wiring.declared
+    }
     expect = table(spec.data, "expect")
     paths |= {f"expect:{name}": ("expect", name) for name in expect}
     paths |= {f"expect:params.{name}": ("expect", "params", name) for name in table(expect, "params")}
@@ -106,7 +108,9 @@ def edges_of(data: Mapping[str, Any]) -> list[tuple[tuple[str | int, ...], Any]]
     """Every edge with its path; `edges` is a list or a table of named lists."""
     edges = table(data, "graph").get("edges", [])
     if isinstance(edges, Mapping):
-        return [(("graph", "edges", group, i), e) for group, listed in edges.items() if isinstance(listed, list) for i, e in enumerate(listed)]
+        return [
+            (("graph", "edges", group, i), e) for group, listed in edges.items() if isinstance(listed, list) for i, e in enumerate(listed)
+        ]
     return [(("graph", "edges", i), e) for i, e in enumerate(edges)] if isinstance(edges, list) else []
 
 
@@ -134,7 +138,14 @@ def place_nodes(spec: Spec, wiring: Wiring, components: Mapping[str, Any], uses:
             import difflib
 
             near = difflib.get_close_matches(target, list(wiring.configs.tables), 1)
-            wiring.found.add(Diagnostic(C.UNKNOWN_NODE, f"node {id!r} uses {target!r}, which is not a component", label, fix=f"did you mean {near[0]!r}?" if near else None))
+            wiring.found.add(
+                Diagnostic(
+                    C.UNKNOWN_NODE,
+                    f"node {id!r} uses {target!r}, which is not a component",
+                    label,
+                    fix=f"did you mean {near[0]!r}?" if near else None,
+                )
+            )
             wiring.broken.add(id)
             continue
         config = wiring.configs.built.get(component)
@@ -142,15 +153,26 @@ def place_nodes(spec: Spec, wiring: Wiring, components: Mapping[str, Any], uses:
             wiring.broken.add(id)
             continue
         if facet and facet not in config.facets:
-            wiring.found.add(Diagnostic(C.UNKNOWN_FACET, f"{component} has no facet {facet!r}", label, notes=("facets: " + (", ".join(config.facets) or "none"),)))
+            wiring.found.add(
+                Diagnostic(
+                    C.UNKNOWN_FACET,
+                    f"{component} has no facet {facet!r}",
+                    label,
+                    notes=("facets: " + (", ".join(config.facets) or "none"),),
+                )
+            )
             wiring.broken.add(id)
             continue
         for name in options:
             if name not in config.options:
                 known = ", ".join(config.options) or "none"
                 at = spec.label(("nodes", id, name), "", "key")
-                wiring.found.add(Diagnostic(C.UNKNOWN_OPTION, f"{config.kind} has no call option {name!r}", at, notes=(f"options: {known}",)))
-        wiring.add_node(id, component, facet, {k: v for k, v in options.items() if k in config.options}, spec.label(("nodes", id), "", "key"))
+                wiring.found.add(
+                    Diagnostic(C.UNKNOWN_OPTION, f"{config.kind} has no call option {name!r}", at, notes=(f"options: {known}",))
+                )
+        wiring.add_node(
+            id, component, facet, {k: v for k, v in options.items() if k in config.options}, spec.label(("nodes", id), "", "key")
+        )
 
 
 def final(value: str, aliases: Mapping[str, str]) -> str:

@@ -65,7 +65,7 @@ class Configs:
     def component_class(self, kind: Any, path: Path) -> type[Component] | None:
         """The class behind a type name, or None after reporting why there is none."""
         if not isinstance(kind, str) or not kind:
-            self.found.add(Diagnostic(C.UNKNOWN_COMPONENT, "the component has no type", self.label(path[:-1], "add `type = \"...\"`", "key")))
+            self.found.add(Diagnostic(C.UNKNOWN_COMPONENT, "the component has no type", self.label(path[:-1], 'add `type = "..."`', "key")))
             return None
         return self.component_class_at(kind, self.label(path, "needed here"))
 
@@ -88,7 +88,7 @@ class Configs:
             return self._raw[id]
         table, path = self.tables[id]
         if id in self._active:
-            chain = " -> ".join([*self._active[self._active.index(id):], id])
+            chain = " -> ".join([*self._active[self._active.index(id) :], id])
             self.found.add(Diagnostic(C.REFERENCE_CYCLE, f"`of` and `like` go round in a circle: {chain}", self.label(path, "", "key")))
             return None
         self._active.append(id)
@@ -146,13 +146,17 @@ class Configs:
             other = self.label((*path, "type"), "for this type")
             return Diagnostic(C.PRESET_WRONG_TYPE, str(error), at, (other,) if other else ())
         near = getattr(error, "near", ())
-        return Diagnostic(C.UNKNOWN_PRESET, str(error), at, fix=f"did you mean {near[0]!r}?" if near else "`vlmgraph list presets` shows all")
+        return Diagnostic(
+            C.UNKNOWN_PRESET, str(error), at, fix=f"did you mean {near[0]!r}?" if near else "`vlmgraph list presets` shows all"
+        )
 
     def validate(self, cls: type[Component], fields: Mapping[str, Any], path: Path) -> Component | None:
         values: dict[str, Any] = {}
         for name, value in fields.items():
             info = cls.model_fields.get(name)
-            values[name] = self.token_ids(value, (*path, name)) if info is not None and _has_token(info.annotation, info.metadata) else value
+            values[name] = (
+                self.token_ids(value, (*path, name)) if info is not None and _has_token(info.annotation, info.metadata) else value
+            )
         try:
             return cls(**values)
         except ValidationError as error:
@@ -167,8 +171,14 @@ class Configs:
         try:
             return cls(**fields)
         except (ValidationError, TypeError) as error:
-            lines = [f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors()] if isinstance(error, ValidationError) else [str(error)]
-            self.found.add(Diagnostic(C.INVALID_FIELD, f"{cls.kind}: {'; '.join(lines)}", at, notes=("fields: " + ", ".join(cls.model_fields),)))
+            lines = (
+                [f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors()]
+                if isinstance(error, ValidationError)
+                else [str(error)]
+            )
+            self.found.add(
+                Diagnostic(C.INVALID_FIELD, f"{cls.kind}: {'; '.join(lines)}", at, notes=("fields: " + ", ".join(cls.model_fields),))
+            )
             return None
 
     def field_diagnostic(self, cls: type[Component], finding: Any, path: Path) -> Diagnostic:
@@ -180,9 +190,12 @@ class Configs:
             name = str(where[-1]) if where else ""
             near = difflib.get_close_matches(name, list(cls.model_fields), 1) if len(where) == 1 else []
             return Diagnostic(
-                C.UNKNOWN_FIELD, f"{cls.kind} has no field {name!r}", self.label(full, "unknown field", "key"),
-                notes=("fields: " + ", ".join(cls.model_fields),) if len(where) == 1 else (), fix=f"did you mean {near[0]!r}?" if near else None,
-            )  # fmt: skip
+                C.UNKNOWN_FIELD,
+                f"{cls.kind} has no field {name!r}",
+                self.label(full, "unknown field", "key"),
+                notes=("fields: " + ", ".join(cls.model_fields),) if len(where) == 1 else (),
+                fix=f"did you mean {near[0]!r}?" if near else None,
+            )
         message = finding["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
         name = ".".join(map(str, where)) or cls.kind
         code = C.INVALID_FIELD
@@ -207,7 +220,7 @@ class Configs:
         import difflib
 
         near = difflib.get_close_matches(value, list(self.tokens), 1)
-        fix = f"did you mean {near[0]!r}?" if near else f"add `\"{value}\" = ID` to [tokens]"
+        fix = f"did you mean {near[0]!r}?" if near else f'add `"{value}" = ID` to [tokens]'
         self.found.add(Diagnostic(C.UNKNOWN_TOKEN, f"token {value!r} has no id in [tokens]", self.label(path, "used here"), fix=fix))
         return 0
 
@@ -215,7 +228,11 @@ class Configs:
 def plugin_diagnostic(error: PluginError, at: Label | None) -> Diagnostic:
     """What `check` says of a component that cannot be loaded."""
     if error.reason == "unknown":
-        fix = f"did you mean {error.near[0]!r}?" if error.near else "install the plugin that provides it; `vlmgraph plugins` lists what is here"
+        fix = (
+            f"did you mean {error.near[0]!r}?"
+            if error.near
+            else "install the plugin that provides it; `vlmgraph plugins` lists what is here"
+        )
         return Diagnostic(C.UNKNOWN_COMPONENT, f"there is no component type {error.name!r}", at, fix=fix)
     code, text = {
         "clash": (C.PLUGIN_CLASH, f"{error.name!r} is provided twice: {error.detail}"),
@@ -232,7 +249,7 @@ def _has_token(annotation: Any, metadata: Any) -> bool:
 
 
 def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Deep merge by key; a table with a new `type` replaces the whole table."""
+    """Deep merge by key; a table with a new `type` replaces the whole table. A bare number is the `hidden` of a slot's table."""
     merged = dict(under)
     for key, value in over.items():
         below = merged.get(key)
@@ -240,6 +257,14 @@ def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
             merged[key] = _merge(below, value)
         elif isinstance(value, Mapping) and isinstance(below, str) and "type" not in value:
             merged[key] = {"type": below, **value}
+        elif isinstance(value, Mapping) and _number(below):
+            merged[key] = {"hidden": below, **value}
+        elif _number(value) and isinstance(below, Mapping) and "type" in below:
+            merged[key] = {**below, "hidden": value}
         else:
             merged[key] = value
     return merged
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

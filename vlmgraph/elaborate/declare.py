@@ -62,16 +62,36 @@ def read_programs(spec: Spec, wiring: Wiring) -> dict[str, Program]:
                 if text != value and text in wiring.declared:
                     wiring.aliases.setdefault(text, value)
         if not listed(merged.get("outputs")):
-            wiring.found.add(Diagnostic(C.EMPTY_PROGRAM, f"program {name!r} has no outputs", spec.label(path, "declared here", "key"), fix='write outputs = ["..."] or from = "..."'))
+            wiring.found.add(
+                Diagnostic(
+                    C.EMPTY_PROGRAM,
+                    f"program {name!r} has no outputs",
+                    spec.label(path, "declared here", "key"),
+                    fix='write outputs = ["..."] or from = "..."',
+                )
+            )
             continue
         cache = listed(merged.get("cache"))
         for i, id in enumerate(cache):
             config = wiring.configs.built.get(id)
             if config is None and id not in wiring.configs.failed:
                 near = difflib.get_close_matches(id, list(wiring.configs.built), 1)
-                wiring.found.add(Diagnostic(C.PROGRAM_CACHE, f"there is no component {id!r} to cache", spec.label((*path, "cache", i), ""), fix=f"did you mean {near[0]!r}?" if near else None))
+                wiring.found.add(
+                    Diagnostic(
+                        C.PROGRAM_CACHE,
+                        f"there is no component {id!r} to cache",
+                        spec.label((*path, "cache", i), ""),
+                        fix=f"did you mean {near[0]!r}?" if near else None,
+                    )
+                )
             elif config is not None and not config.cache_bytes_per_token():
-                wiring.found.add(Diagnostic(C.PROGRAM_CACHE, f"{id} ({config.kind}) keeps no keys and values: nothing to cache", spec.label((*path, "cache", i), "")))
+                wiring.found.add(
+                    Diagnostic(
+                        C.PROGRAM_CACHE,
+                        f"{id} ({config.kind}) keeps no keys and values: nothing to cache",
+                        spec.label((*path, "cache", i), ""),
+                    )
+                )
         inputs = tuple(listed(merged["inputs"])) if "inputs" in merged else None
         for i, cut in enumerate(inputs or ()):
             if cut not in wiring.inputs and cut not in wiring.declared:
@@ -82,7 +102,9 @@ def read_programs(spec: Spec, wiring: Wiring) -> dict[str, Program]:
                 text = f"there is no input {gone!r}" if type_ is None else f"input {gone!r} is not optional"
                 wiring.found.add(Diagnostic(C.PROGRAM_INPUT, text, spec.label((*path, "without", i), "left out here")))
         rest = {k: v for k, v in merged.items() if k not in ("outputs", "inputs", "without", "cache", "carry", "from")}
-        programs[name] = Program(tuple(outputs), inputs, tuple(listed(merged.get("without"))), tuple(cache), tuple(listed(merged.get("carry"))), rest)
+        programs[name] = Program(
+            tuple(outputs), inputs, tuple(listed(merged.get("without"))), tuple(cache), tuple(listed(merged.get("carry"))), rest
+        )
         label = spec.label(path, "", "key")
         if label:
             wiring.labels[f"program:{name}"] = label
@@ -133,7 +155,15 @@ def read_objectives(spec: Spec, wiring: Wiring) -> dict[str, Objective]:
                 draft.inputs[port] = port
             elif not type_.optional:
                 note = f"{config.kind} needs {port}: {type_}"
-                wiring.found.add(Diagnostic(C.OBJECTIVE_UNBOUND, f"objective {name!r}: {port} is fed by nothing and no input or output has its name", spec.label(path, "", "key"), notes=(note,), fix=f'add edges = ["... -> {name}.{port}"]'))  # fmt: skip
+                wiring.found.add(
+                    Diagnostic(
+                        C.OBJECTIVE_UNBOUND,
+                        f"objective {name!r}: {port} is fed by nothing and no input or output has its name",
+                        spec.label(path, "", "key"),
+                        notes=(note,),
+                        fix=f'add edges = ["... -> {name}.{port}"]',
+                    )
+                )
         objectives[name] = Objective(loss, (), wiring.rebind.get(name, {}), str(own.get("when", "")))
     return objectives
 
@@ -151,22 +181,37 @@ def read_stages(spec: Spec, wiring: Wiring, objectives: Mapping[str, Any]) -> di
         for key, addresses in (("train", train), ("freeze", freeze)):
             for i, address in enumerate(addresses):
                 check_address(spec, wiring, address, (*path, key, i) if isinstance(own.get(key), list) else (*path, key))
-        if "train" in own and not train or (freeze and "train" in own and set(train) <= set(freeze)):
+        if ("train" in own and not train) or (freeze and "train" in own and set(train) <= set(freeze)):
             other = spec.label((*path, "freeze"), "everything of it is frozen here")
-            wiring.found.add(Diagnostic(C.NOTHING_TRAINS, f"stage {name!r} trains nothing", spec.label((*path, "train"), "trained"), (other,) if other else ()))
+            wiring.found.add(
+                Diagnostic(
+                    C.NOTHING_TRAINS, f"stage {name!r} trains nothing", spec.label((*path, "train"), "trained"), (other,) if other else ()
+                )
+            )
         weights = own.get("objectives", {})
         if isinstance(weights, list):
-            weights = {w: 1.0 for w in weights}
+            weights = dict.fromkeys(weights, 1.0)
         for objective in weights if isinstance(weights, Mapping) else ():
             if objective not in objectives:
                 near = difflib.get_close_matches(str(objective), list(objectives), 1)
-                wiring.found.add(Diagnostic(C.UNKNOWN_OBJECTIVE, f"stage {name!r} asks for objective {objective!r}, which is not declared", spec.label((*path, "objectives", objective), "", "key"), fix=f"did you mean {near[0]!r}?" if near else None))  # fmt: skip
+                wiring.found.add(
+                    Diagnostic(
+                        C.UNKNOWN_OBJECTIVE,
+                        f"stage {name!r} asks for objective {objective!r}, which is not declared",
+                        spec.label((*path, "objectives", objective), "", "key"),
+                        fix=f"did you mean {near[0]!r}?" if near else None,
+                    )
+                )
         after = own.get("after", "")
         seen = [name]
         at: Any = after
         while isinstance(at, str) and at:
             if at not in tables or at in seen:
-                text = f"there is no stage {at!r}" if at not in tables else "stages come after one another in a circle: " + " -> ".join([*seen, at])
+                text = (
+                    f"there is no stage {at!r}"
+                    if at not in tables
+                    else "stages come after one another in a circle: " + " -> ".join([*seen, at])
+                )
                 wiring.found.add(Diagnostic(C.STAGE_ORDER, text, spec.label((*path, "after"), "")))
                 break
             seen.append(at)
@@ -177,7 +222,9 @@ def read_stages(spec: Spec, wiring: Wiring, objectives: Mapping[str, Any]) -> di
                 check_address(spec, wiring, source, (*path, "init", target))
         weights = {k: float(v) for k, v in weights.items() if isinstance(v, (int, float))} if isinstance(weights, Mapping) else {}
         init = own.get("init", {})
-        stages[name] = Stage(tuple(train), tuple(freeze), weights or dict.fromkeys(objectives, 1.0), init if isinstance(init, Mapping) else {}, str(after))
+        stages[name] = Stage(
+            tuple(train), tuple(freeze), weights or dict.fromkeys(objectives, 1.0), init if isinstance(init, Mapping) else {}, str(after)
+        )
     return stages
 
 
@@ -190,16 +237,31 @@ def check_address(spec: Spec, wiring: Wiring, address: str, path: tuple[str | in
     head = next((".".join(parts[:n]) for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in names), None)
     if head is None:
         near = difflib.get_close_matches(parts[0], names, 1)
-        wiring.found.add(Diagnostic(C.UNKNOWN_ADDRESS, f"{address!r} addresses nothing: there is no component {parts[0]!r}", spec.label(path, "", "value"), fix=f"did you mean {near[0]!r}?" if near else None))
+        wiring.found.add(
+            Diagnostic(
+                C.UNKNOWN_ADDRESS,
+                f"{address!r} addresses nothing: there is no component {parts[0]!r}",
+                spec.label(path, "", "value"),
+                fix=f"did you mean {near[0]!r}?" if near else None,
+            )
+        )
         return
-    rest = parts[len(head.split(".")):]
+    rest = parts[len(head.split(".")) :]
     config = wiring.configs.built.get(head)
     if rest and config is not None:
         known = config.addresses()
         for part in rest:
             if part not in known:
                 near = difflib.get_close_matches(part, known, 1)
-                wiring.found.add(Diagnostic(C.UNKNOWN_ADDRESS, f"{head} has no part {part!r}", spec.label(path, "", "value"), notes=("parts: " + (", ".join(known) or "none"),), fix=f"did you mean {near[0]!r}?" if near else None))
+                wiring.found.add(
+                    Diagnostic(
+                        C.UNKNOWN_ADDRESS,
+                        f"{head} has no part {part!r}",
+                        spec.label(path, "", "value"),
+                        notes=("parts: " + (", ".join(known) or "none"),),
+                        fix=f"did you mean {near[0]!r}?" if near else None,
+                    )
+                )
                 return
 
 

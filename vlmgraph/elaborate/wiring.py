@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,7 @@ class Draft:
     options: Mapping[str, Any]
     inputs: dict[str, Source] = field(default_factory=dict)
     label: Label | None = None
+    taps: set[int] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,9 @@ class Wiring:
 
     # ---- nodes
 
-    def add_node(self, id: str, component: str, facet: str = "", options: Mapping[str, Any] | None = None, label: Label | None = None) -> None:
+    def add_node(
+        self, id: str, component: str, facet: str = "", options: Mapping[str, Any] | None = None, label: Label | None = None
+    ) -> None:
         config = self.configs.build(component)
         if config is None:
             self.broken.add(id)
@@ -97,10 +101,8 @@ class Wiring:
         except EdgeError as error:
             self.found.add(Diagnostic(C.BAD_EDGE, str(error), narrow(label, error.offset, error.offset + 1)))
             return
-        try:
+        with contextlib.suppress(Broken):
             self.connect(chain, label, scope)
-        except Broken:
-            pass
 
     def connect(self, chain: Chain, label: Label | None, scope: Scope) -> None:
         if len(chain.links) < 2:
@@ -131,7 +133,14 @@ class Wiring:
             return
         type_ = draft.ports.inputs[port]
         if grouped and not type_.list:
-            self.found.add(Diagnostic(C.NOT_A_LIST_PORT, f"{node}.{port} takes one value, {len(sources)} are given", label, notes=(f"{node}.{port} is {type_}",)))
+            self.found.add(
+                Diagnostic(
+                    C.NOT_A_LIST_PORT,
+                    f"{node}.{port} takes one value, {len(sources)} are given",
+                    label,
+                    notes=(f"{node}.{port} is {type_}",),
+                )
+            )
             return
         source: Source = tuple(sources) if type_.list else sources[0]
         own = node == scope.loss or node.startswith(scope.loss + ".")
@@ -152,7 +161,11 @@ class Wiring:
         name = f"{node}.{port}" if port else node
         first = self.labels.get(f"edge:{name}")
         other = (replace(first, text="fed here first"),) if first else ()
-        self.found.add(Diagnostic(C.TWO_EDGES, f"two edges lead into {name}", label and replace(label, text="and again here"), other, fix="remove one of them"))
+        self.found.add(
+            Diagnostic(
+                C.TWO_EDGES, f"two edges lead into {name}", label and replace(label, text="and again here"), other, fix="remove one of them"
+            )
+        )
 
     def note(self, key: str, label: Label | None) -> None:
         if label:
@@ -186,7 +199,9 @@ class Wiring:
         if name in self.blocks:
             block = self.blocks[name]
             if rest and rest[0] not in block.outputs and not (rest[0] in block.inputs and not first):
-                self.found.add(Diagnostic(C.UNKNOWN_PORT, f"{name} has no output {rest[0]!r}", at, notes=("outputs: " + ", ".join(block.outputs),)))
+                self.found.add(
+                    Diagnostic(C.UNKNOWN_PORT, f"{name} has no output {rest[0]!r}", at, notes=("outputs: " + ", ".join(block.outputs),))
+                )
                 raise Broken
             port = rest[0] if rest and rest[0] in block.outputs else block.outputs[0]
             return [self.sliced(f"{name}.{port}", brackets, None, at)]
@@ -218,7 +233,9 @@ class Wiring:
             block = self.blocks[name]
             port = rest[0] if rest and rest[0] in block.inputs else next(iter(block.inputs))
             if rest and rest[0] not in block.inputs and rest[0] not in block.outputs:
-                self.found.add(Diagnostic(C.UNKNOWN_PORT, f"{name} has no input {rest[0]!r}", at, notes=("inputs: " + ", ".join(block.inputs),)))
+                self.found.add(
+                    Diagnostic(C.UNKNOWN_PORT, f"{name} has no input {rest[0]!r}", at, notes=("inputs: " + ", ".join(block.inputs),))
+                )
                 raise Broken
             return f"{name}.{port}", ""
         if name in self.inputs or rest:
@@ -240,23 +257,52 @@ class Wiring:
                 return name, end.path[length:]
             if not scope.prefix and (name in self.declared or name in self.inputs):
                 return name, end.path[length:]
-        known = [n.removeprefix(scope.prefix) for n in (*self.drafts, *self.blocks, *self.declared, *self.inputs, *scope.inputs) if n.startswith(scope.prefix)]
+        known = [
+            n.removeprefix(scope.prefix)
+            for n in (*self.drafts, *self.blocks, *self.declared, *self.inputs, *scope.inputs)
+            if n.startswith(scope.prefix)
+        ]
         wanted = end.path[0]
         near = difflib.get_close_matches(wanted, known, 1)
         code = C.UNDECLARED_OUTPUT if writing and len(end.path) == 1 else C.UNKNOWN_NODE
-        note = "an edge ends at a component, a node or a declared output" if writing else "an edge starts at an input, a component, a node or a declared output"
+        note = (
+            "an edge ends at a component, a node or a declared output"
+            if writing
+            else "an edge starts at an input, a component, a node or a declared output"
+        )
         facets = self.configs.built[wanted].facets if wanted in self.configs.built else ()
         if facets:
             note = f"{wanted} is used through its facets: " + ", ".join(f"{wanted}.{f}" for f in facets) + "; declare a node with `uses`"
-        fix = f"did you mean {near[0]!r}?" if near else (f"declare it: [outputs] {wanted} = \"kind[...]\"" if code == C.UNDECLARED_OUTPUT else None)
-        self.found.add(Diagnostic(code, f"there is no {'component, node or output' if writing else 'component, node or input'} {wanted!r}", at, notes=(note,), fix=fix))
+        fix = (
+            f"did you mean {near[0]!r}?"
+            if near
+            else (f'declare it: [outputs] {wanted} = "kind[...]"' if code == C.UNDECLARED_OUTPUT else None)
+        )
+        self.found.add(
+            Diagnostic(
+                code,
+                f"there is no {'component, node or output' if writing else 'component, node or input'} {wanted!r}",
+                at,
+                notes=(note,),
+                fix=fix,
+            )
+        )
         raise Broken
 
     def unknown_port(self, draft: Draft, port: str, ports: Mapping[str, Type], direction: str, at: Label | None) -> None:
         near = difflib.get_close_matches(port, list(ports), 1)
         declared = (replace(draft.label, text=f"{draft.id} is declared here"),) if draft.label else ()
         listed = ", ".join(f"{name}: {type_}" for name, type_ in ports.items())
-        self.found.add(Diagnostic(C.UNKNOWN_PORT, f"{draft.id} has no {direction} port {port!r}", at, declared, (f"{direction}s: {listed}",), f"did you mean {near[0]!r}?" if near else None))  # fmt: skip
+        self.found.add(
+            Diagnostic(
+                C.UNKNOWN_PORT,
+                f"{draft.id} has no {direction} port {port!r}",
+                at,
+                declared,
+                (f"{direction}s: {listed}",),
+                f"did you mean {near[0]!r}?" if near else None,
+            )
+        )
         raise Broken
 
     # ---- inline ops
@@ -272,7 +318,7 @@ class Wiring:
             raise Broken
         args = end.call.args if end.call else ()
         fields: dict[str, Any] = dict(zip(cls.model_fields, args, strict=False))
-        fields.update(end.call.kwargs if end.call else {})
+        fields.update(dict(end.call.kwargs) if end.call else {})
         config = self.configs.validate_at(cls, fields, at)
         if config is None:
             raise Broken
@@ -298,9 +344,12 @@ class Wiring:
         indices: list[int] = []
         for item in brackets[0].items:
             if not isinstance(item, int) or not -count <= item < count:
-                self.found.add(Diagnostic(C.BAD_TAP, f"hidden[{item}] of {draft.id}: there are {count} states, 0 to {count - 1} or {-count} to -1", at))
+                self.found.add(
+                    Diagnostic(C.BAD_TAP, f"hidden[{item}] of {draft.id}: there are {count} states, 0 to {count - 1} or {-count} to -1", at)
+                )
                 raise Broken
             indices.append(item % count)
+        draft.taps.update(indices)
         return [self.sliced(f"{draft.id}.hidden.{i}", brackets[1:], None, at) for i in indices]
 
     def config(self, draft: Draft) -> Component:
@@ -333,6 +382,8 @@ class Wiring:
         made = []
         for draft in self.drafts.values():
             outputs = dict(draft.ports.outputs)
+            hidden = outputs.get("hidden", next(iter(outputs.values()), None))
+            outputs |= {f"hidden.{i}": hidden for i in sorted(draft.taps) if hidden is not None}
             made.append(Node(draft.id, CALL, draft.component, draft.facet, draft.inputs, outputs, draft.options))
         return [*made, *self.slices.values()]
 
@@ -349,5 +400,3 @@ def narrow(label: Label | None, start: int, end: int) -> Label | None:
     first = span.column + 1 + start  # the opening quote
     last = min(span.column + 1 + max(end, start + 1), span.end_column)
     return Label(Span(span.file, span.line, min(first, last - 1), span.line, last), label.text)
-
-

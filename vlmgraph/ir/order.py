@@ -27,7 +27,7 @@ def sort_nodes(nodes: Sequence[Node]) -> tuple[list[Node], list[Node]]:
     users: dict[str, list[str]] = {id: [] for id in by_id}
     for id, needed in needs.items():
         for p in needed:
-            users[p].append(id)  # type: ignore[index]
+            users[p].append(id)
     missing = {id: len(needed) for id, needed in needs.items()}
     ready = deque(id for id, count in missing.items() if not count)
     placed: list[Node] = []
@@ -52,7 +52,7 @@ def ordered(graph: Graph, found: Collector) -> Graph | None:
     at = stuck[0].id
     while at not in path:
         path.append(at)
-        at = next(p for s in caught[at].sources() if (p := owner(s, producer)) in caught)  # type: ignore[assignment]
+        at = next(p for s in caught[at].sources() if (p := owner(s, producer)) in caught)
     cycle = [*path[path.index(at) :], at][::-1]
     labels = [label for key, label in graph.labels.items() if key.startswith("edge:") and key[5:].rpartition(".")[0] in cycle]
     first, others = (labels[0], labels[1:5]) if labels else (graph.labels.get(f"node:{at}"), [])

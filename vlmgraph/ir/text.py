@@ -30,7 +30,14 @@ def print_graph(graph: Graph) -> str:
     lines += [f"output {name}: {type_}" for name, type_ in graph.outputs.items()]
     lines += [f"tie {left} = {right}" for left, right in graph.ties]
     for name, p in graph.programs.items():
-        fields = {"outputs": p.outputs, "inputs": p.inputs, "without": p.without, "cache": p.cache, "carry": p.carry, "options": p.options}
+        fields: dict[str, Any] = {
+            "outputs": p.outputs,
+            "inputs": p.inputs,
+            "without": p.without,
+            "cache": p.cache,
+            "carry": p.carry,
+            "options": p.options,
+        }
         lines.append(f"program {name} {dump({k: v for k, v in fields.items() if v})}")
     for name, o in graph.objectives.items():
         rebind = [[id, port, source] for (id, port), source in o.rebind.items()]
@@ -69,7 +76,11 @@ def print_source(source: Source) -> str:
 
 def to_fields(config: Component) -> dict[str, Any]:
     """The fields of a config that say something, slots as tables with their type."""
-    return {name: _field(getattr(config, name)) for name in type(config).model_fields if getattr(config, name) != type(config).model_fields[name].default}
+    return {
+        name: _field(getattr(config, name))
+        for name in type(config).model_fields
+        if getattr(config, name) != type(config).model_fields[name].default
+    }
 
 
 def _field(value: Any) -> Any:
@@ -77,7 +88,9 @@ def _field(value: Any) -> Any:
 
     if isinstance(value, BaseModel):
         kind = getattr(type(value), "kind", "")
-        return ({"type": kind} if kind else {}) | {n: _field(getattr(value, n)) for n in type(value).model_fields if getattr(value, n) != type(value).model_fields[n].default}
+        return ({"type": kind} if kind else {}) | {
+            n: _field(getattr(value, n)) for n in type(value).model_fields if getattr(value, n) != type(value).model_fields[n].default
+        }
     if isinstance(value, Mapping):
         return {k: _field(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -92,7 +105,9 @@ def parse_graph(text: str) -> Graph:
     """Read the text form back. Raises TextError naming the line."""
     from ..plugins import registry
 
-    parts: dict[str, Any] = {k: {} for k in ("tokens", "inputs", "components", "aliases", "outputs", "programs", "objectives", "stages", "companions", "expect")}
+    parts: dict[str, Any] = {
+        k: {} for k in ("tokens", "inputs", "components", "aliases", "outputs", "programs", "objectives", "stages", "companions", "expect")
+    }
     nodes: list[Node] = []
     own: dict[str, list[Node]] = {}
     ties: list[tuple[str, str]] = []
@@ -135,7 +150,9 @@ def parse_graph(text: str) -> Graph:
             elif word == "stage":
                 key, _, value = rest.partition(" ")
                 fields = json.loads(value)
-                parts["stages"][key] = Stage(tuple(fields["train"]), tuple(fields["freeze"]), fields["objectives"], fields["init"], fields["after"])
+                parts["stages"][key] = Stage(
+                    tuple(fields["train"]), tuple(fields["freeze"]), fields["objectives"], fields["init"], fields["after"]
+                )
             elif word == "expect":
                 parts["expect"] = json.loads(rest)
             else:
@@ -143,7 +160,9 @@ def parse_graph(text: str) -> Graph:
         except (ValueError, KeyError, TypeError, AttributeError, DimError) as error:
             raise TextError(f"line {number}: {error}") from error
     parts["objectives"] = {
-        k: Objective(v["loss"], tuple(own[k]), {(id, port): s if isinstance(s, str) else tuple(s) for id, port, s in v["rebind"]}, v["when"])
+        k: Objective(
+            v["loss"], tuple(own[k]), {(id, port): s if isinstance(s, str) else tuple(s) for id, port, s in v["rebind"]}, v["when"]
+        )
         for k, v in parts["objectives"].items()
     }
     return Graph(name=name, nodes=tuple(nodes), ties=tuple(ties), **parts)

@@ -71,7 +71,13 @@ def _solve(difference: Dim) -> tuple[Symbol, Dim] | None:
         return symbol, numerator
     for monomial, coefficient in difference.terms:
         # N/4 = 64: an exact division by a number can be undone
-        if len(difference.terms) <= 2 and len(monomial) == 1 and isinstance(monomial[0], Call) and monomial[0].op == "/" and abs(coefficient) == 1:
+        if (
+            len(difference.terms) <= 2
+            and len(monomial) == 1
+            and isinstance(monomial[0], Call)
+            and monomial[0].op == "/"
+            and abs(coefficient) == 1
+        ):
             top, bottom = monomial[0].args
             rest = _canonical({m: c for m, c in difference.terms if m != monomial})
             numerator = rest * -coefficient

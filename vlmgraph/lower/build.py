@@ -60,7 +60,9 @@ def find_path(root: nn.Module, address: str) -> str:
     head, *rest = address.split(".")
     found = [n for n in names if n.split(".")[0] == head and in_order(rest, n.split(".")[1:])]
     if len(found) != 1:
-        raise DiagnosticError(Diagnostic(C.BAD_TIE, f"{address!r} means {len(found)} parameters" + (": " + ", ".join(found[:4]) if found else "")))
+        raise DiagnosticError(
+            Diagnostic(C.BAD_TIE, f"{address!r} means {len(found)} parameters" + (": " + ", ".join(found[:4]) if found else ""))
+        )
     return found[0]
 
 

@@ -93,9 +93,18 @@ def decode_inputs(model: CompiledModel, last: dict[str, Any], token: Tensor, out
     """Inputs of the next step: the new token, the mask, what is carried; no images any more."""
     kept = {k: v for k, v in last.items() if k in model.graph.inputs and model.graph.inputs[k].kind not in IMAGE_KINDS}
     kept = {k: v for k, v in kept.items() if k in (written, "attention_mask")}
+    types = model.graph.inputs
+    along = [k for k in kept_masks(model, last) if types[k].dims[1] == types[written].dims[1]]
+    kept |= {k: last[k][:, -1:] for k in along}  # a new token may attend to what the last one may
     carried = {k: v for k, v in last.items() if k not in model.graph.inputs}
     carried |= {k.partition(".")[2]: v for k, v in out.items() if k.startswith("carry.")}
     return {**kept, **carried, written: token}
+
+
+def kept_masks(model: CompiledModel, last: dict[str, Any]) -> list[str]:
+    """Inputs that say for every token what it may attend to beside the text: mask[B, T, ...]."""
+    types = model.graph.inputs
+    return [k for k in last if k in types and types[k].kind == "mask" and len(types[k].dims) > 2]
 
 
 def choose(logits: Tensor, sample: bool, temperature: float, top_k: int, top_p: float, generator: torch.Generator | None) -> Tensor:

@@ -147,7 +147,14 @@ class CompiledModel(nn.Module):
 
                 near = difflib.get_close_matches(name, list(types), 1)
                 fix = f"did you mean {near[0]!r}?" if near else None
-                raise DiagnosticError(Diagnostic(C.UNKNOWN_INPUT, f"{name!r} is not an input of {self.graph.name}", notes=("inputs: " + ", ".join(f"{n}: {t}" for n, t in types.items()),), fix=fix))
+                raise DiagnosticError(
+                    Diagnostic(
+                        C.UNKNOWN_INPUT,
+                        f"{name!r} is not an input of {self.graph.name}",
+                        notes=("inputs: " + ", ".join(f"{n}: {t}" for n, t in types.items()),),
+                        fix=fix,
+                    )
+                )
             if isinstance(value, Tensor):
                 check_shape(name, value, types[name], sizes)
                 if value.is_floating_point() and types[name].kind not in INTEGER_KINDS | {"mask"} and value.dtype != self.dtype:
@@ -182,8 +189,16 @@ def check_shape(name: str, value: Tensor, type_: Type, sizes: dict[str, tuple[in
     for axis, dim in enumerate(type_.dims):
         size, wanted = value.shape[axis], dim.constant
         if wanted is not None and size != wanted:
-            raise DiagnosticError(Diagnostic(C.BAD_INPUT_SHAPE, f"{name} is {size} in dim {axis}, but is declared {type_}", notes=(f"shape given: {tuple(value.shape)}",)))
+            raise DiagnosticError(
+                Diagnostic(
+                    C.BAD_INPUT_SHAPE,
+                    f"{name} is {size} in dim {axis}, but is declared {type_}",
+                    notes=(f"shape given: {tuple(value.shape)}",),
+                )
+            )
         if wanted is None and not dim.compound:
             known = sizes.setdefault(str(dim), (size, name))
             if known[0] != size:
-                raise DiagnosticError(Diagnostic(C.BAD_INPUT_SHAPE, f"{dim} is {known[0]} in {known[1]} but {size} in {name}", notes=(f"{name}: {type_}",)))
+                raise DiagnosticError(
+                    Diagnostic(C.BAD_INPUT_SHAPE, f"{dim} is {known[0]} in {known[1]} but {size} in {name}", notes=(f"{name}: {type_}",))
+                )

@@ -62,8 +62,9 @@ def _lower_call(graph: Graph, node: Node, lowered: fx.Graph, values: dict[str, f
         values[node.value()] = call
         return
     default = next(iter(node.outputs))
+    absent = graph.config(node).absent(frozenset(node.inputs))
     for port in node.outputs:
-        if port == default and node.options.get("until"):
+        if port in absent or (port == default and node.options.get("until")):
             continue
         item = lowered.create_node("call_function", operator.getitem, (call, port), {}, name=identifier(f"{node.id}_{port}"))
         values[node.value(port)] = item
@@ -96,5 +97,3 @@ def _bound(bound: Any, program: ProgramGraph, lowered: fx.Graph, values: Mapping
             if str(dim) == bound:
                 return lowered.create_node("call_method", "size", (values[name], axis), {})
     raise KeyError(f"no input has the dim {bound!r}")
-
-

@@ -7,18 +7,23 @@ from torch import Tensor, nn
 
 
 class LMHead(nn.Module):
-    """States [..., width] → logits [..., vocab].
+    """States [..., width] → logits [..., vocab + added]; the `added` last ones have weights of their own.
 
     scale multiplies the logits; soft_cap c bounds them smoothly: c * tanh(logits / c) (Gemma 2, arXiv 2408.00118).
     """
 
-    def __init__(self, width: int, vocab: int, bias: bool = False, scale: float | None = None, soft_cap: float | None = None) -> None:
+    def __init__(
+        self, width: int, vocab: int, bias: bool = False, scale: float | None = None, soft_cap: float | None = None, added: int = 0
+    ) -> None:
         super().__init__()
         self.proj = nn.Linear(width, vocab, bias=bias)
+        self.added = nn.Linear(width, added, bias=bias) if added else None
         self.scale, self.soft_cap = scale, soft_cap
 
     def forward(self, x: Tensor) -> Tensor:
         logits = self.proj(x)
+        if self.added is not None:
+            logits = torch.cat([logits, self.added(x)], dim=-1)
         if self.scale is not None:
             logits = logits * self.scale
         if self.soft_cap is not None:

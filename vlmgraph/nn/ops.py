@@ -51,15 +51,16 @@ class TokenAbsent(ValueError):
 
 
 class GatherStates(nn.Module):
-    """States at a token, `offset` places from it: x [B, T, d], ids [B, T] → [B, d], or [S, d] in reading order for `at="all"`.
+    """States at a token, `offset` places from it: x [B, T, d], ids [B, T] → [B, d], or [S, d] in reading order for `at="all"`,
+    [S / count, count, d] with a `count`.
 
     at: "first" or "last" occurrence, "largest" (first place of a row's largest id, as the original CLIP code finds
     end-of-text), "all". Raises TokenAbsent.
     """
 
-    def __init__(self, token: Sequence[int], offset: int = 0, at: str = "first") -> None:
+    def __init__(self, token: Sequence[int], offset: int = 0, at: str = "first", count: int | None = None) -> None:
         super().__init__()
-        self.token, self.offset, self.at = tuple(token), offset, at
+        self.token, self.offset, self.at, self.count = tuple(token), offset, at, count
 
     def forward(self, x: Tensor, ids: Tensor) -> Tensor:
         here = ids == ids.amax(1, keepdim=True) if self.at == "largest" else is_token(ids, self.token)
@@ -67,7 +68,8 @@ class GatherStates(nn.Module):
             shifted = torch.roll(here, self.offset, 1)
             if self.offset and readable(ids) and bool((shifted[:, : self.offset] if self.offset > 0 else shifted[:, self.offset :]).any()):
                 raise TokenAbsent(f"a token whose state {self.offset} places away is wanted stands at the edge of its row")
-            return x[shifted]
+            found = x[shifted]
+            return found if self.count is None else found.unflatten(0, (-1, self.count))
         if readable(ids) and not bool(here.any(1).all()):
             row = int((~here.any(1)).nonzero()[0])
             raise TokenAbsent(f"row {row} of input_ids has no token {', '.join(map(str, self.token))}")
@@ -75,6 +77,13 @@ class GatherStates(nn.Module):
         wanted = count[:, -1:] if self.at == "last" else torch.ones_like(count[:, :1])
         place = (here & (count == wanted)).long().argmax(1) + self.offset
         return x[torch.arange(len(x), device=x.device), place]
+
+
+class Transpose(nn.Module):
+    """[B, C] → [C, B]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.t()
 
 
 class ReplaceToken(nn.Module):

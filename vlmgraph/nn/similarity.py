@@ -21,27 +21,30 @@ class Similarity(nn.Module):
     `bias` is the start of a learned offset (SigLIP, arXiv 2303.15343); it is then an output too.
     """
 
-    def __init__(self, initial: float = 1.0, maximum: float | None = None, divide: bool = False, learned: bool = True, bias: float | None = None) -> None:
+    def __init__(
+        self, initial: float = 1.0, maximum: float | None = None, divide: bool = False, learned: bool = True, bias: float | None = None
+    ) -> None:
         super().__init__()
-        self.initial, self.maximum, self.divide, self.initial_bias = initial, maximum, divide, bias
-        name = "temperature" if divide else "log_scale"
+        self.initial, self.maximum, self.initial_bias = initial, maximum, bias
         value = nn.Parameter(torch.empty(()), requires_grad=learned)
-        self.register_parameter(name, value)
+        self.log_scale = None if divide else value
+        self.temperature = value if divide else None
         self.bias = None if bias is None else nn.Parameter(torch.empty(()))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         with torch.no_grad():
-            if self.divide:
+            if self.temperature is not None:
                 self.temperature.fill_(self.initial)
-            else:
+            if self.log_scale is not None:
                 self.log_scale.fill_(math.log(self.initial))
             if self.bias is not None and self.initial_bias is not None:
                 self.bias.fill_(self.initial_bias)
 
     def scale(self) -> Tensor:
-        if self.divide:
+        if self.temperature is not None:
             return 1 / self.temperature
+        assert self.log_scale is not None
         scale = self.log_scale.exp()
         if self.maximum is None:
             return scale

@@ -68,7 +68,7 @@ def _carry_on(node: Node, ports: Ports, carried: dict[str, Mapping[str, str]]) -
             if isinstance(source, str) and dim is not None and _token_dim(in_type) == dim and name not in COMPANIONS:
                 kept = dict(carried.get(source, {}))
                 break
-        if dim is not None and kept.keys() | own.keys() or port == default or port.startswith("hidden."):
+        if (dim is not None and kept.keys() | own.keys()) or port == default or port.startswith("hidden."):
             explicit = {kind: s for kind in COMPANIONS if isinstance(s := node.inputs.get(kind), str)} if _keeps(ports, dim) else {}
             found = {**kept, **explicit, **(own if port == default else {})}
             if found:
@@ -93,11 +93,9 @@ def _slice_companions(node: Node, carried: dict[str, Mapping[str, str]]) -> list
         return []
     made, kept = [], {}
     for kind, value in carried.get(source, {}).items():
-        name = f"{value}{node.id[len(source):]}"
+        name = f"{value}{node.id[len(source) :]}"
         made.append(Node(name, SLICE, inputs={"x": value}, outputs=node.outputs, options=node.options))
         kept[kind] = name
     if kept:
         carried[node.id] = kept
     return made
-
-

@@ -29,13 +29,26 @@ class Expect(Pass):
             if have is None:
                 found.add(Diagnostic(C.EXPECT_PARAMS, f"[expect] params: {name!r} addresses nothing", label))
             elif have != wanted:
-                found.add(Diagnostic(C.EXPECT_PARAMS, f"{name} has {have:,} parameters, {wanted:,} are expected", label, notes=(f"difference {have - wanted:+,}",)))
+                found.add(
+                    Diagnostic(
+                        C.EXPECT_PARAMS,
+                        f"{name} has {have:,} parameters, {wanted:,} are expected",
+                        label,
+                        notes=(f"difference {have - wanted:+,}",),
+                    )
+                )
         wanted_tokens = graph.expect.get("visual_tokens")
         if isinstance(wanted_tokens, int):
             have_tokens = visual_tokens(graph)
             if have_tokens and wanted_tokens not in have_tokens.values():
                 shown = ", ".join(f"{port} {n}" for port, n in have_tokens.items())
-                found.add(Diagnostic(C.EXPECT_TOKENS, f"{wanted_tokens} visual tokens are expected, the graph gives {shown}", graph.labels.get("expect:visual_tokens")))
+                found.add(
+                    Diagnostic(
+                        C.EXPECT_TOKENS,
+                        f"{wanted_tokens} visual tokens are expected, the graph gives {shown}",
+                        graph.labels.get("expect:visual_tokens"),
+                    )
+                )
         return graph
 
 
@@ -54,7 +67,8 @@ def count_parameters(graph: Graph) -> dict[str, dict[str, int]]:
         for n in range(len(parts) - 1, 0, -1):
             own = counts.get(".".join(parts[:n]))
             if own is not None:
-                own[parts[n]] = 0
+                exact = ".".join(parts[n:])
+                own[exact if exact in own else parts[n]] = 0
                 break
     return counts
 
@@ -66,18 +80,30 @@ def parameters_of(graph: Graph, counts: Mapping[str, Mapping[str, int]], name: s
         return sum(sum(parts.values()) for id, parts in counts.items() if id in used)
     total = 0
     for address in (part.strip() for part in name.split("+")):
-        if address in counts:
-            total += sum(counts[address].values())
-            continue
-        inner = [id for id in counts if id.startswith(address + ".")]
-        if inner:
-            total += sum(sum(counts[id].values()) for id in inner)
-            continue
-        head, _, part = address.rpartition(".")
-        if head not in counts or part not in counts[head]:
+        parts = addressed(graph, counts, address)
+        if not parts:
             return None
-        total += counts[head][part]
+        total += sum(counts[id][part] for id, part in parts)
     return total
+
+
+def addressed(graph: Graph, counts: Mapping[str, Mapping[str, int]], address: str) -> set[tuple[str, str]] | None:
+    """The (component, part) pairs an address means; None when the declarations do not count that part apart."""
+    if address in ("all", "*"):
+        return {(id, part) for id in counts for part in counts[id]}
+    id = next((i for i in sorted(counts, key=len, reverse=True) if address == i or address.startswith(f"{i}.")), None)
+    if id is None:
+        inner = {(i, part) for i in counts if i.startswith(f"{address}.") for part in counts[i]}
+        return inner or None
+    wanted = address[len(id) + 1 :].split(".") if address != id else []
+    found = {(id, part) for part in counts[id] if _within(wanted, part.split("."))}
+    return found or (None if wanted else set())
+
+
+def _within(wanted: list[str], path: list[str]) -> bool:
+    """Whether the segments stand in the path in this order."""
+    rest = iter(path)
+    return all(segment in rest for segment in wanted)
 
 
 def visual_tokens(graph: Graph) -> dict[str, int]:

@@ -17,7 +17,7 @@ from ..ir.types import COMPATIBLE, Type
 from ..ir.unify import Conflict, Unifier
 from .base import Pass
 
-POLYMORPHIC = frozenset({"tokens", "embedding", "patches", "map", "regions"})
+POLYMORPHIC = frozenset({"tokens", "embedding", "patches", "map", "regions", "logits", "scores"})
 """Kinds that a port with leading `...` takes alike; its output keeps the kind that came in."""
 
 
@@ -97,7 +97,12 @@ class _Inference:
         missing = [p for p, t in declared.inputs.items() if p not in inputs and not t.optional]
         if missing and inputs and not any((node.id, p) in rebound for p in missing):
             wanted = ", ".join(f"{p}: {declared.inputs[p]}" for p in missing)
-            self.report(C.DANGLING_PORT, f"{node.id} needs {wanted}, but no edge leads there", f"node:{node.id}", fix=f'add an edge "... -> {node.id}.{missing[0]}"')
+            self.report(
+                C.DANGLING_PORT,
+                f"{node.id} needs {wanted}, but no edge leads there",
+                f"node:{node.id}",
+                fix=f'add an edge "... -> {node.id}.{missing[0]}"',
+            )
         unfold: tuple[int, str] | None = None
         kinds: dict[str, str] = {}
         leading: tuple[Dim, ...] = ()
@@ -118,7 +123,13 @@ class _Inference:
                 shape = declared.inputs[port]
                 extra = len(type_.dims) - len(shape.dims)
                 if not self.kind_fits(type_, shape):
-                    self.edge_report(C.KIND_MISMATCH, node, port, value, f"{value} is {self.shown(type_)}, but {node.id}.{port} takes {self.shown(shape)}")
+                    self.edge_report(
+                        C.KIND_MISMATCH,
+                        node,
+                        port,
+                        value,
+                        f"{value} is {self.shown(type_)}, but {node.id}.{port} takes {self.shown(shape)}",
+                    )
                     failed = True
                     continue
                 if extra > 0 and not shape.rest and shape.dims:
@@ -129,7 +140,13 @@ class _Inference:
                         unfold = unfold or (extra, value)
                         value, type_ = self.fold(node, port, value, type_, extra)
                 elif extra < 0:
-                    self.edge_report(C.RANK_MISMATCH, node, port, value, f"{value} is {self.shown(type_)}, but {node.id}.{port} takes {self.shown(shape)}")
+                    self.edge_report(
+                        C.RANK_MISMATCH,
+                        node,
+                        port,
+                        value,
+                        f"{value} is {self.shown(type_)}, but {node.id}.{port} takes {self.shown(shape)}",
+                    )
                     failed = True
                     continue
                 if shape.rest:
@@ -141,7 +158,13 @@ class _Inference:
             bound |= {str(d) for d in declared.inputs[port].dims[:1]}
             if fed:
                 inputs[port] = fed[0] if isinstance(source, str) else tuple(fed)
-        special = None if failed else config.result(self.resolved(given))
+        special = None
+        if not failed:
+            try:
+                special = config.result(self.resolved(given))
+            except DimError as error:
+                self.report(C.WRONG_DIM, f"{node.id}: {error}", f"node:{node.id}")
+                failed = True
         outputs = {**ports.outputs, **(special or {})}
         hidden = outputs.get("hidden")
         made: dict[str, Type] = {}
@@ -215,7 +238,9 @@ class _Inference:
             if first is not None and default.dims and first == default.dims[0]:
                 unfolded = type_.with_dims((*leading, *type_.dims[1:]))
                 options = {"count": count + 1}
-                self.nodes.append(Node(value, UNFOLD, inputs={"x": inner.value(port), "like": like}, outputs={"out": unfolded}, options=options))
+                self.nodes.append(
+                    Node(value, UNFOLD, inputs={"x": inner.value(port), "like": like}, outputs={"out": unfolded}, options=options)
+                )
                 self.types[value] = unfolded
                 self.types[inner.value(port)] = type_
 
@@ -259,14 +284,21 @@ class _Inference:
             value = self.graph.resolve(name)
             if value == name or value in self.unknown:
                 if value == name and not self.found.failed:
-                    self.report(C.OUTPUT_NOT_FED, f"output {name!r} is fed by no edge", f"output:{name}", fix=f'end an edge in it: "... -> {name}"')
+                    self.report(
+                        C.OUTPUT_NOT_FED, f"output {name!r} is fed by no edge", f"output:{name}", fix=f'end an edge in it: "... -> {name}"'
+                    )
                 continue
             type_ = self.types.get(value)
             if type_ is None:
                 continue
             if not self.kind_fits(type_, declared) or len(type_.dims) != len(declared.dims):
                 code = C.KIND_MISMATCH if not self.kind_fits(type_, declared) else C.RANK_MISMATCH
-                self.report(code, f"output {name} is declared {declared}, but {value} is {self.shown(type_)}", f"edge:{name}", other=f"output:{name}")
+                self.report(
+                    code,
+                    f"output {name} is declared {declared}, but {value} is {self.shown(type_)}",
+                    f"edge:{name}",
+                    other=f"output:{name}",
+                )
                 continue
             for have, want in zip(type_.dims, declared.dims, strict=True):
                 values = {s: Dim.of(Symbol(f"output.{s.name}", flexible=True)) for s in want.symbols() if s.name not in rigid}
@@ -282,7 +314,11 @@ class _Inference:
         for left, right in self.unifier.pending:
             a, b = self.unifier.value(left), self.unifier.value(right)
             if a != b:
-                self.report(C.CANNOT_INFER, f"cannot tell whether {a} equals {b}", next((f"node:{s.name.rpartition('.')[0]}" for s in sorted((a - b).symbols()) if s.flexible), ""))
+                self.report(
+                    C.CANNOT_INFER,
+                    f"cannot tell whether {a} equals {b}",
+                    next((f"node:{s.name.rpartition('.')[0]}" for s in sorted((a - b).symbols()) if s.flexible), ""),
+                )
 
     def finish(self) -> Graph:
         components = dict(self.graph.components)
@@ -303,9 +339,30 @@ class _Inference:
         return replace(self.graph, nodes=tuple(nodes), components=components)
 
     def needed(self, config: Component, name: str) -> bool:
-        symbols = {s.name for f in (config.facets or ("",)) for p in [config.signature(f)] for t in (*p.inputs.values(), *p.outputs.values()) for d in t.dims for s in d.symbols()}
-        fed_only_optional = {s.name for f in (config.facets or ("",)) for t in config.signature(f).inputs.values() if t.optional for d in t.dims for s in d.symbols()}
-        required = {s.name for f in (config.facets or ("",)) for p in [config.signature(f)] for t in (*(t for t in p.inputs.values() if not t.optional), *p.outputs.values()) for d in t.dims for s in d.symbols()}
+        symbols = {
+            s.name
+            for f in (config.facets or ("",))
+            for p in [config.signature(f)]
+            for t in (*p.inputs.values(), *p.outputs.values())
+            for d in t.dims
+            for s in d.symbols()
+        }
+        fed_only_optional = {
+            s.name
+            for f in (config.facets or ("",))
+            for t in config.signature(f).inputs.values()
+            if t.optional
+            for d in t.dims
+            for s in d.symbols()
+        }
+        required = {
+            s.name
+            for f in (config.facets or ("",))
+            for p in [config.signature(f)]
+            for t in (*(t for t in p.inputs.values() if not t.optional), *p.outputs.values())
+            for d in t.dims
+            for s in d.symbols()
+        }
         return name in symbols and (name in required or name not in fed_only_optional)
 
     def rebuilt(self, id: str, config: Component, values: Mapping[str, int]) -> Component:
@@ -350,7 +407,8 @@ class _Inference:
         edge = self.label(f"edge:{node.id}.{port}") or self.label(f"node:{node.id}")
         producer = value.split(".hidden.")[0].split("[")[0].split(".folded")[0]
         others = [
-            self.label(f"input:{producer}", f"{producer} is declared here") or self.label(f"node:{producer}", f"{producer} comes from here"),
+            self.label(f"input:{producer}", f"{producer} is declared here")
+            or self.label(f"node:{producer}", f"{producer} comes from here"),
             self.label(f"component:{node.component}", f"{node.id} is declared here"),
         ]
         self.found.add(Diagnostic(code, message, edge, tuple(o for o in others if o and o != edge), notes))
@@ -368,7 +426,10 @@ class _Inference:
         else:
             code, what = C.WRONG_DIM, f"in dim {name}"
         message = f"{value} is {have} {what}, but {node.id}.{port} is {want}"
-        notes = (f"{value}: {self.shown(type_)}", f"{node.id}.{port}: {self.shown(replace(shape, dims=self.ports(node, self.graph.config(node))[1].inputs[port].dims))}")
+        notes = (
+            f"{value}: {self.shown(type_)}",
+            f"{node.id}.{port}: {self.shown(replace(shape, dims=self.ports(node, self.graph.config(node))[1].inputs[port].dims))}",
+        )
         self.edge_report(code, node, port, value, message, notes)
 
 

@@ -28,7 +28,7 @@ class Objectives(Pass):
         for name, objective in graph.objectives.items():
             if not objective.nodes:
                 continue
-            nodes, stuck = sort_nodes([*(rebind(n, objective.rebind) for n in graph.nodes), *objective.nodes])
+            _, stuck = sort_nodes([*(rebind(n, objective.rebind) for n in graph.nodes), *objective.nodes])
             label = graph.labels.get(f"node:{objective.loss}")
             if stuck:
                 found.add(Diagnostic(C.CYCLE, f"objective {name!r} closes a circle through " + ", ".join(n.id for n in stuck[:4]), label))

@@ -64,7 +64,13 @@ def slice_program(graph: Graph, name: str, present: Iterable[str] | None = None,
     carry = {}
     for entry in program.carry:
         carry[entry] = graph.resolve(entry)
-    made = _cut(graph, list(nodes.values()), available, cuts, {**outputs, **({} if step else carry), **{k: v for k, v in carry.items() if step and v not in cuts}})
+    made = _cut(
+        graph,
+        list(nodes.values()),
+        available,
+        cuts,
+        {**outputs, **({} if step else carry), **{k: v for k, v in carry.items() if step and v not in cuts}},
+    )
     kept, found = made
     have = {k: v for k, v in found.items() if k in outputs}
     if not have:
@@ -100,7 +106,9 @@ def _output_name(graph: Graph, value: str) -> str:
     return next((alias for alias in graph.outputs if graph.resolve(alias) == graph.resolve(value)), value)
 
 
-def _cut(graph: Graph, nodes: list[Node], available: set[str], cuts: Mapping[str, str], wanted: Mapping[str, str]) -> tuple[list[Node], dict[str, str]]:
+def _cut(
+    graph: Graph, nodes: list[Node], available: set[str], cuts: Mapping[str, str], wanted: Mapping[str, str]
+) -> tuple[list[Node], dict[str, str]]:
     """Forward: drop what cannot run. Backward: drop what nobody needs."""
     passed: dict[str, str] = {}  # value → the value that stands for it
 
@@ -142,7 +150,8 @@ def _cut(graph: Graph, nodes: list[Node], available: set[str], cuts: Mapping[str
         if ports.inputs and not inputs:
             continue
         runnable.append(replace(node, inputs=inputs))
-        have |= {v for v, _ in node.values()}
+        gone = {node.value(port) for port in config.absent(frozenset(inputs))}
+        have |= {v for v, _ in node.values()} - gone
     found = {name: c for name, value in wanted.items() if (c := current(value)) in have}
     producer = {value: n.id for n in runnable for value, _ in n.values()}
     needed: set[str] = set()

@@ -11,9 +11,10 @@ from pydantic import ValidationError
 
 from ..components.base import Config
 from ..diagnostics.core import Collector, Diagnostic, Label, Span
+from ..ir.types import Type
 from ..plugins import PluginError, registry
 from . import problems
-from .config import KINDS, Boxes, Image, Pixels, Text
+from .config import KINDS, Boxes, Image, Native, Pixels, Text
 
 Locate = Callable[[tuple[str, ...]], "Span | None"]
 """The place of a key below `[processor]` in the spec."""
@@ -39,12 +40,15 @@ class Entries:
 def read_tables(
     tables: Mapping[str, Any],
     tokens: Mapping[str, int],
-    inputs: Collection[str] | None = None,
+    inputs: Mapping[str, Type] | None = None,
     outputs: Collection[str] | None = None,
     nodes: Collection[str] | None = None,
     locate: Locate = lambda path: None,
 ) -> tuple[Entries, tuple[Diagnostic, ...]]:
-    """The entries and all that is wrong with them. Names are checked only against the collections that are given."""
+    """The entries and all that is wrong with them. Names are checked only against the collections that are given.
+
+    With `inputs` the size of pictures may be left out, and one that differs is a fault.
+    """
     found = Collector()
     entries = Entries({}, {}, {}, {})
 
@@ -62,7 +66,7 @@ def read_tables(
             entries.codecs[name] = config
             continue
         if isinstance(config, Pixels):
-            entries.media[name] = config
+            entries.media[name] = _sized(name, config, (inputs or {}).get(name), fault)
         elif isinstance(config, Text):
             entries.texts[name] = config
         if config is not None:
@@ -120,6 +124,31 @@ def _kind(kind: str, path: tuple[str, ...], fault: Fault) -> type[Config] | None
         fault(path, f"`{kind}` is not a processor", f"built in: {', '.join(KINDS)}")
         return None
     return cls
+
+
+def _sized(name: str, config: Pixels, type_: Type | None, fault: Fault) -> Pixels:
+    """The entry with the size of its input. Native entries have no size, but a patch of so many values."""
+    if isinstance(config, Native):
+        wide = type_.dims[-1].constant if type_ and type_.dims else None
+        if wide is not None and wide != config.width:
+            made = f"3 * {config.temporal} * {config.patch}^2 = {config.width}"
+            fault((name,), f"makes patches of {made} values, the input is {type_}", "change patch or temporal, or the input", problems.SIZE)
+        return config
+    if not isinstance(config, Image):
+        return config
+    tall, wide = (d.constant for d in type_.dims[-2:]) if type_ and len(type_.dims) > 2 else (None, None)
+    if config.size is None:
+        if tall is None or wide is None:
+            fault((name,), "the input does not say how large its pictures are", f"write processor.{name}.size = 224", problems.SIZE)
+            return config
+        if tall != wide and config.fit in ("pad", "longest"):
+            fault((name, "fit"), f"`{config.fit}` makes a square, the input is {type_}", 'fit = "squash" or "crop"', problems.SIZE)
+        return config.model_copy(update={"size": (tall, wide)})
+    if tall is not None and wide is not None and config.hw() != (tall, wide):
+        height, width = config.hw()
+        fix = f"leave the size out: it follows the input; or change inputs.{name}"
+        fault((name, "size"), f"makes pictures of {height} x {width}, the input is {type_}", fix, problems.SIZE)
+    return config
 
 
 def _known(name: str, path: tuple[str, ...], what: str, among: Collection[str] | None, fault: Fault) -> None:

@@ -86,8 +86,8 @@ class Image(Pixels, name="processor.image"):
     module: ClassVar[str] = "vlmgraph.processor.media:images"
     gives: ClassVar[tuple[str, ...]] = ("sizes", "mask")
 
-    size: Side | tuple[Side, Side] = 224
-    """A square's side, or (height, width)."""
+    size: Side | tuple[Side, Side] | None = None
+    """A square's side, or (height, width). None: what the input of the model says."""
     fit: Literal["crop", "pad", "longest", "squash"] = "crop"
     pad: Byte | Literal["mean"] | tuple[Byte, Byte, Byte] = 0
     rounding: Literal["floor", "nearest"] = "floor"
@@ -111,6 +111,8 @@ class Image(Pixels, name="processor.image"):
         return self
 
     def hw(self) -> tuple[int, int]:
+        """(height, width), once the size is known."""
+        assert self.size is not None
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 
 
@@ -137,6 +139,11 @@ class Native(Pixels, name="processor.native"):
         if self.max_pixels < self.multiple**2:
             raise ValueError(f"max_pixels {self.max_pixels} holds not one token of {self.multiple} x {self.multiple} pixels")
         return self
+
+    @property
+    def width(self) -> int:
+        """Values of one patch."""
+        return 3 * self.temporal * self.patch**2
 
     @property
     def multiple(self) -> int:

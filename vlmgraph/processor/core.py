@@ -10,6 +10,7 @@ import numpy as np
 
 from ..components.base import load_symbol
 from ..diagnostics.core import Diagnostic, DiagnosticError
+from ..ir.types import Type
 from . import chat, problems
 from .boxes import BoxCodec
 from .chat import Message, Written
@@ -206,16 +207,18 @@ def build_processor(
     tokens: Mapping[str, int],
     counts: Counts,
     *,
+    inputs: Mapping[str, Type] | None = None,
     vocab: int | Mapping[str, int] | None = None,
     folder: str | Path | None = None,
     locate: Locate = lambda path: None,
 ) -> Processor:
     """The processor of `[processor]` and `[tokens]`.
 
-    `vocab` is the size of the text embedding, or the sizes by entry; `folder` is where tokenizers are looked for.
+    `inputs` are the typed inputs of the spec, which give pictures their size. `vocab` is the size of the text embedding, or the
+    sizes by entry; `folder` is where tokenizers are looked for.
     Raises DiagnosticError with every fault of the tables.
     """
-    entries, faults = read_tables(tables, tokens, locate=locate)
+    entries, faults = read_tables(tables, tokens, inputs, locate=locate)
     if faults:
         raise DiagnosticError(*faults)
     notes: list[Diagnostic] = []

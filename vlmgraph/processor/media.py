@@ -78,7 +78,8 @@ def packed(name: str, config: Native, items: Sequence[Any], groups: Sequence[int
         else:
             made.append(picture_patches(open_picture(item, config.alpha), config))
     grid = np.array([g for _, g in made], dtype=np.int64).reshape(-1, 3)
-    return {name: np.concatenate([p for p, _ in made])} | dict.fromkeys(config.also, grid)
+    rows = made[0][0] if len(made) == 1 else np.concatenate([p for p, _ in made])
+    return {name: rows} | dict.fromkeys(config.also, grid)
 
 
 def _clips(name: str, config: Image, items: Sequence[Any], groups: Sequence[int]) -> dict[str, np.ndarray]:

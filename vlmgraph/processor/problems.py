@@ -22,6 +22,7 @@ CALL = "VG0713"
 BOXES = "VG0714"
 TOKEN = "VG0715"
 NAME = "VG0716"
+SIZE = "VG0717"
 
 
 def problem(code: str, message: str, fix: str, notes: Sequence[str] = ()) -> DiagnosticError:

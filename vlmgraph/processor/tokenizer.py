@@ -118,11 +118,12 @@ class Tokenizer:
                 pieces += [Piece(p.id, at + p.start, at + p.end) for p in found]
             at += len(chunk)
         if self.size is not None and (largest := max((p.id for p in pieces), default=0)) >= self.size:
-            raise problem(
-                problems.TOKENIZER,
-                f"the tokenizer gives id {largest}, the model's vocabulary ends at {self.size - 1}",
-                "use the tokenizer of this model, or leave it out to get the stand-in for small sizes",
-            )
+            end = f"the model's vocabulary ends at {self.size - 1}"
+            if largest in self.names:
+                name = self.names[largest]
+                raise problem(problems.TOKEN, f"`{name}` is {largest} in [tokens], {end}", "give it a smaller id in this size of the spec")
+            fix = "use the tokenizer of this model, or leave it out to get the stand-in for small sizes"
+            raise problem(problems.TOKENIZER, f"the tokenizer gives id {largest}, {end}", fix)
         return pieces
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:

@@ -32,10 +32,8 @@ def diff(left: Graph, right: Graph) -> list[Change]:
     for section, (a, b) in zip(SECTIONS, zip(_facts(left), _facts(right))):
         shared = a.keys() & b.keys()
         for what in dict.fromkeys([*a, *b]):
-            if section == "fields" and what.split(".")[0] not in {k.split(".")[0] for k in shared}:
-                continue  # fields of a component that only one side has
             if section in ("fields", "types") and what not in shared:
-                continue
+                continue  # said by the component or edge that only one side has
             if a.get(what) != b.get(what):
                 found.append(Change(section, what, a.get(what), b.get(what)))
     return found
@@ -48,7 +46,7 @@ def _facts(graph: Graph) -> Iterator[Mapping[str, Any]]:
     yield {"total": parameters_of(graph, counts, "total"), **{id: sum(parts.values()) for id, parts in counts.items() if parts}}
     yield {name: str(dim) for name, dim in visual_dims(graph).items()}
     yield {name: str(type_) for name, type_ in graph.types().items()}
-    yield {edge: "" for edge in _edges(graph)}
+    yield dict.fromkeys(_edges(graph), "")
     yield {name: ", ".join(p.outputs) for name, p in graph.programs.items()}
     yield {name: f"train {', '.join(s.train)}" for name, s in graph.stages.items()}
 

@@ -9,7 +9,7 @@ from typing import Any
 from ..ir.dims import Dim, Symbol
 from ..ir.graph import CALL, Graph, Stage
 from ..ir.types import Type
-from ..passes.expect import count_parameters, expected_parameters, parameters_of
+from ..passes.expect import addressed, count_parameters, expected_parameters, parameters_of
 from .cost import BYTES, Cost, number, program_cost
 from .tokens import patch_count, visual_dims
 
@@ -78,17 +78,26 @@ class Report:
             "parameters": {
                 "total": self.total,
                 "bytes": self.total * BYTES[self.dtype],
-                "components": [{"id": p.id, "kind": p.kind, "role": p.role, "total": p.total, "parts": p.parts, "used": p.used} for p in self.parts],
+                "components": [
+                    {"id": p.id, "kind": p.kind, "role": p.role, "total": p.total, "parts": p.parts, "used": p.used} for p in self.parts
+                ],
             },
             "programs": [c.json() | {"cache_bytes": c.cache_bytes_per_token * self.dims.get("T", 0)} for c in self.programs],
             "visual_tokens": {"per_image": self.visual_tokens, "by_image": list(self.by_image)},
-            "expect": [{"what": e.what, "expected": e.expected, "actual": e.actual, "equal": e.expected == e.actual} for e in self.expected],
+            "expect": [
+                {"what": e.what, "expected": e.expected, "actual": e.actual, "equal": e.expected == e.actual} for e in self.expected
+            ],
             "stages": [
-                {"name": s.stage, "trainable": s.trainable, "share": round(s.trainable / self.total, 6) if self.total else 0.0,
-                 "by_component": s.by_component, "uncounted": list(s.unknown)}
+                {
+                    "name": s.stage,
+                    "trainable": s.trainable,
+                    "share": round(s.trainable / self.total, 6) if self.total else 0.0,
+                    "by_component": s.by_component,
+                    "uncounted": list(s.unknown),
+                }
                 for s in self.stages
             ],
-        }  # fmt: skip
+        }
 
 
 def report(
@@ -109,12 +118,16 @@ def report(
     at = _dims(graph, tokens, dict(dims or {}), images[:1] or ((1024, 768),), processor or {})
     programs = tuple(cost for name in graph.programs if (cost := program_cost(graph, name, at, dtype)))
     return Report(
-        graph.name, dtype, at, parts, programs,
+        graph.name,
+        dtype,
+        at,
+        parts,
+        programs,
         {name: str(dim) for name, dim in tokens.items()},
         tuple(_image(graph, tokens, size, processor or {}) for size in images),
         tuple(_expected(graph, counts, tokens)),
         tuple(_trained(graph, name, stage, counts, used) for name, stage in graph.stages.items()),
-    )  # fmt: skip
+    )
 
 
 def _dims(
@@ -180,22 +193,3 @@ def _trained(graph: Graph, name: str, stage: Stage, counts: Mapping[str, Mapping
         if counts[id][part] and id in used:
             by[id] = by.get(id, 0) + counts[id][part]
     return Trained(name, sum(by.values()), {id: by[id] for id in graph.components if id in by}, tuple(unknown))
-
-
-def addressed(graph: Graph, counts: Mapping[str, Mapping[str, int]], address: str) -> set[tuple[str, str]] | None:
-    """The (component, part) pairs an address means; None when the declarations do not count that part apart."""
-    if address in ("all", "*"):
-        return {(id, part) for id in counts for part in counts[id]}
-    id = next((i for i in sorted(counts, key=len, reverse=True) if address == i or address.startswith(f"{i}.")), None)
-    if id is None:
-        inner = {(i, part) for i in counts if i.startswith(f"{address}.") for part in counts[i]}
-        return inner or None
-    wanted = address[len(id) + 1 :].split(".") if address != id else []
-    found = {(id, part) for part in counts[id] if _within(wanted, part.split("."))}
-    return found or (None if wanted else set())
-
-
-def _within(wanted: list[str], path: list[str]) -> bool:
-    """Whether the segments stand in the path in this order."""
-    rest = iter(path)
-    return all(segment in rest for segment in wanted)

@@ -59,10 +59,13 @@ def _programs(report: Report) -> Table:
     for cost in report.programs:
         flops = operations(cost.flops) if cost.flops is not None else cost.formula
         table.add_row(
-            cost.name, "\n".join(cost.outputs), flops + (f"\n[dim]without {', '.join(cost.uncounted)}[/]" if cost.uncounted else ""),
-            size(cost.values_bytes) if cost.values_bytes is not None else "?", size(cost.peak_bytes) if cost.peak_bytes is not None else "?",
+            cost.name,
+            "\n".join(cost.outputs),
+            flops + (f"\n[dim]without {', '.join(cost.uncounted)}[/]" if cost.uncounted else ""),
+            size(cost.values_bytes) if cost.values_bytes is not None else "?",
+            size(cost.peak_bytes) if cost.peak_bytes is not None else "?",
             size(cost.cache_bytes_per_token) if cost.cache_bytes_per_token else "",
-        )  # fmt: skip
+        )
     return table
 
 

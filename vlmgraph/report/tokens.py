@@ -20,7 +20,7 @@ def visual_dims(graph: Graph) -> dict[str, Dim]:
             continue
         splice = graph.config(node).kind == "op.splice"
         for port, source in node.inputs.items():
-            if not (splice and port not in TEXT_PORTS and not port.endswith("_mask") or port == "media"):
+            if not ((splice and port not in TEXT_PORTS and not port.endswith("_mask")) or port == "media"):
                 continue
             for value in (source,) if isinstance(source, str) else source:
                 type_ = types.get(graph.resolve(value), types.get(value))

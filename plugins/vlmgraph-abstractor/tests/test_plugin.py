@@ -1,6 +1,7 @@
 """The plugin through vlmgraph's front door: check, compile, train signals."""
 
 import torch
+
 import vlmgraph
 
 
@@ -46,7 +47,9 @@ def test_the_cyclic_loss_is_zero_exactly_for_consistent_geometry():
 
 def test_the_objective_trains_both_towers():
     model = tiny("cyclip")
-    out = model.programs["objective.cyclic"](pixel_values=torch.randn(3, 3, 42, 42), input_ids=torch.randint(1, 300, (3, 7)).index_fill_(1, torch.tensor([6]), 319))
+    out = model.programs["objective.cyclic"](
+        pixel_values=torch.randn(3, 3, 42, 42), input_ids=torch.randint(1, 300, (3, 7)).index_fill_(1, torch.tensor([6]), 319)
+    )
     out["loss"].backward()
     assert model.vision.patch.proj.weight.grad.abs().sum() > 0
     assert model.embed.tokens.weight.grad.abs().sum() > 0

@@ -19,7 +19,9 @@ class Splice(Op, name="op.splice"):
     """
 
     token: Ids | None = Field(None, description="placeholder of the one port `vision`")
-    tokens: dict[str, Ids] | None = Field(None, description="placeholder (or list of them) by port, in the order of the modality ids 1, 2, ...")
+    tokens: dict[str, Ids] | None = Field(
+        None, description="placeholder (or list of them) by port, in the order of the modality ids 1, 2, ..."
+    )
     modality: Literal["all", "all but last"] = Field("all", description="which places of an image carry its modality id")
     module = "vlmgraph.nn.splice:Splice"
 
@@ -41,7 +43,7 @@ class Splice(Op, name="op.splice"):
         return {port: tuple(ids) if isinstance(ids, list) else (ids,) for port, ids in given.items() if ids is not None}
 
     def signature(self, facet: str = "") -> Ports:
-        features = {port: T.tokens["...", "d"].optional_ for port in self.placeholders}
+        features = dict.fromkeys(self.placeholders, T.tokens["...", "d"].optional_)
         each = T.index["B", "T"]
         outputs = {"out": T.tokens["B", "T", "d"], "mask": T.mask["B", "T"], "modality": each, "spans": each, "ids": T.ids["B", "T"]}
         return Ports(outputs, text=T.tokens["B", "T", "d"], ids=T.ids["B", "T"], **features, mask=T.mask["B", "T"].optional_)

@@ -1,0 +1,1 @@
+"""Measurements beside other software, on the machine at hand. `make bench` runs them all and writes results/."""

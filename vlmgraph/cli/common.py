@@ -1,0 +1,115 @@
+"""What the verbs share: the spec on the command line, findings on the screen, files written whole."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..diagnostics import Diagnostic
+
+if TYPE_CHECKING:
+    from ..spec import Spec
+
+FINDINGS = ("human", "concise", "json", "sarif", "github")
+
+
+def spec_arguments(parser: argparse.ArgumentParser, name: str = "spec") -> None:
+    parser.add_argument(name, metavar="SPEC", help="a name (`cogvlm`, see `vlmgraph list`) or the path of a .toml file")
+    overlay_arguments(parser)
+
+
+def overlay_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--size", metavar="NAME", help="a size of the spec, for example tiny")
+    parser.add_argument("--variant", metavar="NAME", help="a variant of the spec")
+    parser.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], dest="overrides",
+        help="override one value, for example --set components.llm.layers=2 or --set llm.layers=2; the value is TOML; repeat for more",
+    )  # fmt: skip
+
+
+def findings_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", choices=FINDINGS, default="human", help="how findings are printed (default: %(default)s)")
+
+
+def overrides(pairs: Iterable[str]) -> dict[str, Any]:
+    """`["a.b=2"]` → `{"a.b": 2}`. A value that is not TOML is a string, so that `llm.act=gelu` needs no quotes.
+
+    Raises UsageError for an entry without `=`.
+    """
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.strip():
+            raise UsageError(f"--set {pair}: write KEY=VALUE, for example --set llm.layers=2")
+        try:
+            found[key.strip()] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[key.strip()] = text.strip()
+    return found
+
+
+class UsageError(Exception):
+    """A command line that cannot be meant; exit code 2."""
+
+
+def read(args: argparse.Namespace, spec: str | None = None) -> Spec:
+    """The spec that the arguments name, overlaid. Raises DiagnosticError."""
+    from ..spec import read_spec
+
+    return read_spec(spec or args.spec, size=args.size, variant=args.variant, overrides=overrides(args.overrides))
+
+
+def emit(diagnostics: Iterable[Diagnostic], format: str = "human") -> int:
+    """Print findings, the exit code says whether an error is among them. People's forms go to stderr, data to stdout."""
+    from ..diagnostics.render import render
+
+    found = list(diagnostics)
+    if format not in FINDINGS:
+        format = "human"
+    stream = sys.stderr if format in ("human", "concise") else sys.stdout
+    text = render(found, format, color=colour(stream))
+    if text:
+        print(text.rstrip("\n"), file=stream)
+    return 1 if any(d.severity == "error" for d in found) else 0
+
+
+def colour(stream: Any) -> bool:
+    return stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+
+
+def write(text: str, output: str | None) -> None:
+    """To the file `output`, whole or not at all, or to stdout."""
+    if output in (None, "-"):
+        print(text, end="" if text.endswith("\n") else "\n")
+        return
+    path = Path(str(output))
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UsageError(f"cannot write {output}: {error.strerror or error}") from error
+
+
+@contextmanager
+def progress(text: str) -> Iterator[None]:
+    """A spinner on stderr while something long runs; nothing where nobody watches."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(text):
+        yield

@@ -1,0 +1,46 @@
+"""Write a model out as a folder: spec.lock.toml, graph.txt, model.py, report.json, report.html, and weights where they exist.
+
+On the meta device (the default) nothing is allocated, so that a model of any size compiles on a laptop; on another device
+the weights are initialised and written too. An existing folder is replaced only if vlmgraph wrote it.
+
+examples:
+  vlmgraph compile cogvlm -o build/cogvlm
+  vlmgraph compile cogvlm --size tiny --device cpu -o build/cogvlm-tiny
+  vlmgraph compile my-model.toml --set llm.layers=4 --print-after infer --time
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from .common import progress, read, spec_arguments
+from .show import elaborated, pass_arguments
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    spec_arguments(parser)
+    parser.add_argument("-o", "--output", metavar="FOLDER", help="default: build/ and the spec's name, with its size and variant")
+    parser.add_argument("--device", default="meta", help="meta (no weights), cpu or cuda (default: %(default)s)")
+    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="of weights (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the initial weights (default: %(default)s)")
+    pass_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from .folder import replacing
+
+    spec = read(args)
+    if args.passes or args.print_after or args.time:
+        elaborated(args, spec)
+    output = args.output or "/".join(["build", "-".join(filter(None, (spec.name, args.variant, args.size)))])
+    with replacing(output) as folder:
+        with progress(f"building {spec.name}"):
+            from .. import api
+
+            model = api.compile(spec, device=args.device, dtype=args.dtype, seed=args.seed)
+        with progress(f"writing {output}"):
+            model.save(folder)
+        written = sorted(p.name for p in folder.iterdir())
+    print(f"{output}: {', '.join(written)}", file=sys.stderr)
+    return 0

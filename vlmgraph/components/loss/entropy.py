@@ -1,0 +1,34 @@
+"""loss.cross_entropy and loss.next_token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from ...ir import types as T
+from ..base import Loss, Ports, Token
+
+
+class CrossEntropy(Loss, name="loss.cross_entropy"):
+    """Mean cross entropy over the labels that count: logits[..., V], ids[...] → loss. Label -100 does not count."""
+
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of every target spread over all classes")
+    ignore: list[Token] = Field(default_factory=list, description="labels that do not count beside -100")
+    ports = Ports(logits=T.logits["...", "V"], labels=T.ids["..."], returns=T.loss[()])
+    module = "vlmgraph.nn.losses:CrossEntropy"
+
+    def arguments(self) -> dict[str, Any]:
+        return {"smoothing": self.label_smoothing, "ignore": tuple(self.ignore)}
+
+
+class NextToken(Loss, name="loss.next_token"):
+    """Mean cross entropy of every label given what stands before it: logits[B, T, V], ids[B, T] → loss. Label -100 does not count."""
+
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of every target spread over all tokens")
+    ignore: list[Token] = Field(default_factory=list, description="labels that do not count beside -100")
+    ports = Ports(logits=T.logits["B", "T", "V"], labels=T.ids["B", "T"], returns=T.loss[()])
+    module = "vlmgraph.nn.losses:NextToken"
+
+    def arguments(self) -> dict[str, Any]:
+        return {"smoothing": self.label_smoothing, "ignore": tuple(self.ignore)}

@@ -1,0 +1,21 @@
+"""op.hard_negatives: image-text matching pairs out of a batch."""
+
+from __future__ import annotations
+
+from ...ir import types as T
+from ..base import Op, Ports
+
+
+class HardNegatives(Op, name="op.hard_negatives"):
+    """Own pairs, then a wrong image for every text, then a wrong text for every image, drawn by similarity: 3 B pairs with labels.
+
+    Given `image_index` and `text_index` replace the draws.
+    """
+
+    ports = Ports(
+        {"image": T.tokens["3*B", "N", "d"], "ids": T.ids["3*B", "T"], "mask": T.mask["3*B", "T"], "labels": T.ids["3*B"],
+         "image_index": T.index["B"], "text_index": T.index["B"]},
+        similarity=T.scores["B", "B"], image=T.tokens["B", "N", "d"], ids=T.ids["B", "T"], mask=T.mask["B", "T"].optional_,
+        image_index=T.index["B"].optional_, text_index=T.index["B"].optional_,
+    )  # fmt: skip
+    module = "vlmgraph.nn.negatives:HardNegatives"

@@ -1,0 +1,121 @@
+"""vision.vit: vision transformers, over whole images or over patches cut beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from ...ir import types as T
+from ...ir.dims import Dim, Symbol, apply
+from ..base import Encoder, Ports, load_symbol
+from ..layer.patch import LinearPatch, PatchSlot
+from ..layer.position import Learned, Position
+from ..layer.slot import counted, filled
+from ..stack import StackConfig
+
+
+class VisionTransformer(StackConfig, Encoder, name="vision.vit"):
+    """Vision transformer (ViT, arXiv 2010.11929): image[B, 3, S, S] → tokens[B, prefix + (S / patch)^2, width].
+
+    With `patch.linear` it takes patches of any number of images of any size with their grid of frames, rows and columns (Qwen2-VL):
+    patches[P, d_patch], grid[n, 3] → tokens[P, width]. The output is after the final norm, class and register tokens in front.
+    """
+
+    image_size: int | None = Field(None, ge=1, description="side of the image in pixels; inferred")
+    patch: PatchSlot = Field(description="side of a patch in pixels, or a patch layer")
+    crop: bool = Field(False, description="leave out the last pixels where the patch does not divide the image, instead of refusing it")
+    patch_bias: bool = Field(True, description="the patch embedding has a bias")
+    d_patch: int | None = Field(None, ge=1, description="values of a pre-cut patch; inferred")
+    cls: bool = Field(True, description="a class token in front")
+    registers: int = Field(0, ge=0, description="learned tokens behind the class token")
+    drop_prefix: bool = Field(False, description="leave class and register tokens out of the output and of hidden states")
+    pre_norm: bool = Field(False, description="a norm in front of the first layer (CLIP)")
+    module = "vlmgraph.nn.vit:VisionTransformer"
+
+    @model_validator(mode="after")
+    def _patches(self) -> VisionTransformer:
+        if self.packed and (self.cls or self.registers or isinstance(self.code, Learned)):
+            raise ValueError(
+                "pre-cut patches of many images have no class token, registers or learned positions: set cls = false and another position"
+            )
+        if not self.packed and self.position is not None and self.position.kind in ("position.rope_2d", "position.mrope"):
+            raise ValueError(f'position: {self.position.kind} reads a grid: it needs patch = {{ type = "patch.linear" }}')
+        if not self.packed and self.cut.size is None:
+            raise ValueError("patch: give its size in pixels")
+        return self
+
+    @property
+    def packed(self) -> bool:
+        """Whether patches come with a grid instead of whole images."""
+        return isinstance(self.patch, LinearPatch)
+
+    @cached_property
+    def cut(self) -> Any:
+        """The patch layer with its dims."""
+        return filled(self.patch, width=self.width, d_patch=self.d_patch, bias=self.patch_bias)
+
+    def default_position(self) -> Position | None:
+        return None if self.packed else Learned()
+
+    @property
+    def prefix(self) -> int:
+        return int(self.cls) + self.registers
+
+    @property
+    def side(self) -> Dim:
+        """Patches along one side. Raises DimError where the patch does not divide the image, unless `crop` allows it."""
+        size = Dim.of(self.image_size) if self.image_size is not None else Dim.of(Symbol("image_size"))
+        return apply("//" if self.crop else "/", size, Dim.of(self.cut.size))
+
+    @property
+    def table(self) -> int:
+        """Rows of the learned positions."""
+        side = self.side.constant if isinstance(self.code, Learned) and not self.packed else None
+        return 0 if side is None else self.prefix + side**2
+
+    def signature(self, facet: str = "") -> Ports:
+        if self.packed:
+            return Ports(T.tokens["P", "width"], x=T.patches["P", "d_patch"], grid=T.grid["n", 3], **self.media_ports())
+        count = self.side * self.side + (0 if self.drop_prefix else self.prefix)
+        out = T.Type("tokens", (Dim.of("B"), count, Dim.of("width")))
+        return Ports(out, x=T.image["B", self.cut.channels, "image_size", "image_size"], **self.media_ports())
+
+    def parameters(self) -> dict[str, int]:
+        counts = counted("patch", self.cut)
+        front = {"cls": int(self.cls) * self.width, "registers": self.registers * self.width, "position": self.table * self.width}
+        counts |= {name: count for name, count in front.items() if count}
+        if self.pre_norm:
+            counts["pre_norm"] = self.norm_of().total()
+        return counts | {name: count for name, count in super().parameters().items() if name != "position"}
+
+    def flops(self, dims: Mapping[str, Dim]) -> Dim:
+        """Packed patches are counted as one image: attention between all of them."""
+        if self.packed:
+            if "P" not in dims:
+                return Dim()
+            embed = dims["P"] * (2 * (self.d_patch or 0) * self.width)
+            return embed + self.stack_flops(dims["P"], dims)
+        patches = self.side * self.side
+        embed = patches * (2 * self.cut.channels * self.cut.size**2 * self.width)
+        return dims.get("B", Dim.of(1)) * (embed + self.stack_flops(patches + self.prefix, dims))
+
+    def cache_bytes_per_token(self) -> int:
+        return 0
+
+    def position_module(self) -> Any:
+        """Learned positions are those of the patches of one image; what other codes say stays."""
+        if not isinstance(self.code, Learned):
+            return super().position_module()
+        side = self.side.constant
+        if side is None:
+            raise ValueError("image_size follows from no edge: give it")
+        return load_symbol("vlmgraph.nn.position:ImagePositions")(side, side, self.width, self.prefix, self.std)
+
+    def build(self) -> Any:
+        return load_symbol(self.module)(
+            self.cut.build(), self.layer_modules(), self.width, cls=self.cls, registers=self.registers,
+            pre_norm=self.norm_of().build() if self.pre_norm else None, drop_prefix=self.drop_prefix, std=self.std, **self.stack_options(),
+        )  # fmt: skip

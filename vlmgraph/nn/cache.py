@@ -1,0 +1,59 @@
+"""Keys and values kept between the steps of decoding."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class LayerCache:
+    """Keys and values of one layer, [B, heads, past, head_dim] each."""
+
+    def __init__(self) -> None:
+        self.k: Tensor | None = None
+        self.v: Tensor | None = None
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Add new keys and values behind the past ones; returns all of them."""
+        self.k = k if self.k is None else torch.cat([self.k, k], dim=2)
+        self.v = v if self.v is None else torch.cat([self.v, v], dim=2)
+        return self.k, self.v
+
+
+class KVCache:
+    """One `LayerCache` a layer, made when first asked for, and the padding mask of the past tokens."""
+
+    def __init__(self) -> None:
+        self.layers: list[LayerCache] = []
+        self.mask: Tensor | None = None
+
+    def __getitem__(self, layer: int) -> LayerCache:
+        while len(self.layers) <= layer:
+            self.layers.append(LayerCache())
+        return self.layers[layer]
+
+    @property
+    def length(self) -> int:
+        """Number of past tokens."""
+        return next((layer.k.shape[2] for layer in self.layers if layer.k is not None), 0)
+
+    def padding(self, mask: Tensor | None, batch: int, new: int, device: torch.device) -> Tensor | None:
+        """The mask over past and new tokens, [B, past + new]. `mask` is that of all tokens or of the new ones; None: all real."""
+        past = self.length
+        if mask is None and self.mask is None:
+            return None
+        whole = None if mask is None else mask.bool()
+        if whole is None or whole.shape[1] != past + new:
+            old = self.mask if self.mask is not None else torch.ones(batch, past, dtype=torch.bool, device=device)
+            latest = whole if whole is not None else torch.ones(batch, new, dtype=torch.bool, device=device)
+            whole = torch.cat([old, latest], dim=1)
+        self.mask = whole
+        return whole
+
+    def reorder(self, rows: Tensor) -> None:
+        """Keep the batch rows `rows` [B'], repeated where beams split."""
+        for layer in self.layers:
+            if layer.k is not None and layer.v is not None:
+                layer.k, layer.v = layer.k[rows], layer.v[rows]
+        if self.mask is not None:
+            self.mask = self.mask[rows]

@@ -1,0 +1,60 @@
+"""Token embeddings."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .position import LearnedPositions
+
+
+class TextEmbedding(nn.Module):
+    """ids [B, T] → [B, T, width].
+
+    `added` further rows stand in a table of their own, as ids vocab, vocab + 1, ... (trained while the others are frozen). With
+    `max_positions` learned positions are added, with `types` a token type (0 where not given); `norm` comes last; `scale` multiplies
+    the token vectors.
+    """
+
+    def __init__(
+        self,
+        vocab: int,
+        width: int,
+        added: int = 0,
+        max_positions: int = 0,
+        offset: int = 0,
+        types: int = 0,
+        norm: nn.Module | None = None,
+        scale: float | None = None,
+        std: float = 0.02,
+        position_std: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.vocab, self.scale, self.std = vocab, scale, std
+        self.tokens = nn.Embedding(vocab, width)
+        self.added = nn.Embedding(added, width) if added else None
+        self.positions = (
+            LearnedPositions(max_positions, width, offset, std if position_std is None else position_std) if max_positions else None
+        )
+        self.types = nn.Embedding(types, width) if types else None
+        self.norm = norm
+
+    def init_weights(self) -> None:
+        for table in (self.tokens, self.added, self.types):
+            if table is not None:
+                nn.init.normal_(table.weight, std=self.std)
+
+    def forward(self, ids: Tensor, positions: Tensor | None = None, types: Tensor | None = None) -> Tensor:
+        """positions and types [B, T]."""
+        if self.added is None:
+            x = self.tokens(ids)
+        else:
+            own = self.added((ids - self.vocab).clamp(min=0))
+            x = torch.where((ids >= self.vocab)[..., None], own, self.tokens(ids.clamp(max=self.vocab - 1)))
+        if self.scale is not None:
+            x = x * torch.tensor(self.scale, dtype=x.dtype, device=x.device)
+        if self.positions is not None:
+            x = x + self.positions(torch.arange(ids.shape[-1], device=ids.device)[None] if positions is None else positions)
+        if self.types is not None:
+            x = x + self.types(torch.zeros_like(ids) if types is None else types)
+        return x if self.norm is None else self.norm(x)

@@ -1,0 +1,59 @@
+"""First weights as papers and their reference code give them: functions on a whole stack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import nn
+
+Init = Callable[[nn.Module], None]
+
+
+def initialiser(name: str, width: int, layers: int, std: float = 0.02) -> Init:
+    """normal: N(0, std) (GPT, LLaMA, OPT, BERT); trunc_normal: the same cut at two (ViT); clip: scaled by width and depth; t5."""
+    if name in ("normal", "trunc_normal"):
+        return partial(plain, std=std, cut=name == "trunc_normal")
+    if name == "clip":
+        return partial(clip, width=width, layers=layers)
+    if name == "t5":
+        return partial(t5, width=width)
+    raise ValueError(f"there is no initialisation {name!r}; there are normal, trunc_normal, clip and t5")
+
+
+def plain(module: nn.Module, std: float, cut: bool = False) -> None:
+    """Matrices normal, biases zero; norms, gates and tables have set themselves."""
+    for part in module.modules():
+        if isinstance(part, (nn.Linear, nn.Conv2d)):
+            (nn.init.trunc_normal_ if cut else nn.init.normal_)(part.weight, std=std)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
+def clip(module: nn.Module, width: int, layers: int) -> None:
+    """CLIP (arXiv 2103.00020; openai/CLIP model.py): attention width**-0.5, fc1 (2 width)**-0.5, and what writes into the stream
+    smaller by (2 layers)**-0.5."""
+    plain(module, width**-0.5)
+    out = width**-0.5 * (2 * layers) ** -0.5
+    for name, part in module.named_modules():
+        if isinstance(part, nn.Linear):
+            leaf = name.rpartition(".")[2]
+            if leaf in ("out", "fc2", "down"):
+                nn.init.normal_(part.weight, std=out)
+            elif leaf in ("fc1", "gate", "up"):
+                nn.init.normal_(part.weight, std=(2 * width) ** -0.5)
+
+
+def t5(module: nn.Module, width: int) -> None:
+    """T5 (arXiv 1910.10683): variances so that attention needs no scaling: q by width * head_dim, others by their fan-in."""
+    for name, part in module.named_modules():
+        if not isinstance(part, nn.Linear):
+            continue
+        leaf = name.rpartition(".")[2]
+        std = part.in_features**-0.5
+        if leaf == "q":
+            owner = module.get_submodule(name.rpartition(".")[0])
+            std = (width * owner.head_dim) ** -0.5
+        nn.init.normal_(part.weight, std=std)
+        if part.bias is not None:
+            nn.init.zeros_(part.bias)

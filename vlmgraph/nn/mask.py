@@ -1,0 +1,55 @@
+"""Who may attend to whom: boolean masks, True = may, built from rules that hold together."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+RULES = ("full", "causal", "prefix", "window", "segments")
+
+
+def attention_mask(
+    rules: tuple[str, ...], queries: int, past: int = 0, padding: Tensor | None = None, prefix: Tensor | None = None,
+    segments: Tensor | None = None, window: int = 0, device: torch.device | None = None,
+) -> Tensor | None:  # fmt: skip
+    """[B or 1, 1, queries, past + queries], or None where all may attend to all.
+
+    causal: keys up to the query. prefix: also all keys of the prefix, `prefix` [B, past + queries]. window: keys less than `window`
+    places away. segments: keys of the query's segment, `segments` [B, queries]. padding [B, past + queries] marks real keys.
+    """
+    keys = past + queries
+    q = torch.arange(past, keys, device=device)[:, None]
+    k = torch.arange(keys, device=device)[None]
+    allowed: Tensor | None = None
+    if "causal" in rules or "prefix" in rules:
+        allowed = (k <= q)[None, None]
+    if "prefix" in rules and prefix is not None:
+        inside = prefix.bool()
+        allowed = allowed | inside[:, None, None, :]  # type: ignore[operator]
+    if "window" in rules:
+        near = ((q - k).abs() < window)[None, None]
+        allowed = near if allowed is None else allowed & near
+    if "segments" in rules and segments is not None:
+        same = (segments[:, :, None] == segments[:, None, :])[:, None]
+        allowed = same if allowed is None else allowed & same
+    if padding is not None:
+        real = padding.bool()[:, None, None, :]
+        allowed = real if allowed is None else allowed & real
+    return allowed
+
+
+def safe(mask: Tensor | None) -> Tensor | None:
+    """The mask [..., N, K] with rows that may attend to nothing opened to the token itself, so that their softmax is not 0 / 0."""
+    if mask is None:
+        return None
+    queries, keys = mask.shape[-2:]
+    place = torch.arange(keys, device=mask.device)
+    own = place[keys - queries :, None] == place
+    return mask | (own & ~mask.any(-1, keepdim=True))
+
+
+def with_bias(mask: Tensor | None, bias: Tensor | None) -> Tensor | None:
+    """A boolean mask and an additive bias [1, heads, N, K] as one additive mask."""
+    if bias is None or mask is None:
+        return mask if bias is None else bias
+    return bias.masked_fill(~mask, torch.finfo(bias.dtype).min)

@@ -1,0 +1,103 @@
+"""Positions that are added: to the tokens (learned tables) or to the attention scores (T5's buckets, ALiBi)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class LearnedPositions(nn.Module):
+    """A table looked up by position: [B, N] → [B, N, width]. `offset` rows in front are not used by position 0 (OPT: 2)."""
+
+    def __init__(self, count: int, width: int, offset: int = 0, std: float = 0.02) -> None:
+        super().__init__()
+        self.offset, self.std = offset, std
+        self.weight = nn.Parameter(torch.empty(count + offset, width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=self.std)
+
+    def forward(self, positions: Tensor) -> Tensor:
+        return F.embedding((positions + self.offset).clamp(min=0), self.weight)
+
+
+class ImagePositions(nn.Module):
+    """One row a patch of a rows x columns image, behind `prefix` rows for class and register tokens: x [B, N, width] → x + table.
+
+    A different number of patches stretches the patch rows bicubically (ViT, arXiv 2010.11929, section 3.2).
+    """
+
+    def __init__(self, rows: int, columns: int, width: int, prefix: int = 0, std: float = 0.02) -> None:
+        super().__init__()
+        self.rows, self.columns, self.prefix, self.std = rows, columns, prefix, std
+        self.weight = nn.Parameter(torch.empty(prefix + rows * columns, width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.trunc_normal_(self.weight, std=self.std)
+
+    def forward(self, x: Tensor, rows: int, columns: int) -> Tensor:
+        return x + self.table(rows, columns).to(x.dtype)
+
+    def table(self, rows: int, columns: int) -> Tensor:
+        """[prefix + rows * columns, width]."""
+        if (rows, columns) == (self.rows, self.columns):
+            return self.weight
+        grid = self.weight[self.prefix :].unflatten(0, (self.rows, self.columns)).permute(2, 0, 1)[None]
+        grid = F.interpolate(grid.float(), size=(rows, columns), mode="bicubic", align_corners=False)
+        return torch.cat([self.weight[: self.prefix], grid[0].flatten(1).T.to(self.weight.dtype)])
+
+
+class RelativeBias(nn.Module):
+    """T5's learned score of every (bucketed) distance: [1, heads, N, past + N] (arXiv 1910.10683, section 2.1).
+
+    Half of the buckets are exact distances, the others grow logarithmically up to `distance`; both directions have their own half.
+    """
+
+    def __init__(self, heads: int, buckets: int = 32, distance: int = 128, bidirectional: bool = True, std: float = 0.02) -> None:
+        super().__init__()
+        self.buckets, self.distance, self.bidirectional, self.std = buckets, distance, bidirectional, std
+        self.weight = nn.Parameter(torch.empty(buckets, heads))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=self.std)
+
+    def forward(self, count: int, past: int = 0, device: torch.device | None = None) -> Tensor:
+        query = torch.arange(past, past + count, device=device)[:, None]
+        key = torch.arange(past + count, device=device)[None]
+        return F.embedding(self.bucket(key - query), self.weight).permute(2, 0, 1)[None]
+
+    def bucket(self, distance: Tensor) -> Tensor:
+        """key - query → row of the table."""
+        count, start = self.buckets, torch.zeros_like(distance)
+        if self.bidirectional:
+            count //= 2
+            start = (distance > 0).long() * count
+            distance = distance.abs()
+        else:
+            distance = (-distance).clamp(min=0)
+        exact = count // 2
+        far = torch.log(distance.clamp(min=1).float() / exact) / math.log(self.distance / exact) * (count - exact)
+        return start + torch.where(distance < exact, distance, (exact + far.long()).clamp(max=count - 1))
+
+
+class ALiBi(nn.Module):
+    """A penalty that grows with distance, with its own slope a head: [1, heads, N, past + N] (arXiv 2108.12409). No parameters."""
+
+    def __init__(self, heads: int, largest: float = 8.0) -> None:
+        super().__init__()
+        self.heads, self.largest = heads, largest
+
+    def forward(self, count: int, past: int = 0, device: torch.device | None = None) -> Tensor:
+        power = 2 ** math.ceil(math.log2(self.heads))
+        slopes = 2.0 ** -(torch.arange(1, power + 1, device=device) * (self.largest / power))
+        if power != self.heads:  # every second slope first, as the reference fills up to a power of two
+            slopes = torch.cat([slopes[1::2], slopes[0::2]])[: self.heads]
+        query = torch.arange(past, past + count, device=device)[:, None]
+        key = torch.arange(past + count, device=device)[None]
+        return -slopes[None, :, None, None] * (query - key).abs()

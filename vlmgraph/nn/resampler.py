@@ -1,0 +1,105 @@
+"""Perceiver resampler: any number of tokens → a fixed number of learned latents (Flamingo, arXiv 2204.14198, section 3.1.1)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .attention import CrossAttention
+from .mlp import MLP
+
+
+class ResamplerLayer(nn.Module):
+    """x + attention(x; media or media and x), then x + mlp(x), each behind its norms. The media are never changed."""
+
+    def __init__(self, d: int, attention: CrossAttention, mlp: MLP | None, keys: str = "media+latents", eps: float = 1e-5) -> None:
+        super().__init__()
+        self.keys = keys
+        names = ["media", "attention"] + (["mlp"] if mlp is not None else [])
+        self.norms = nn.ModuleDict({name: nn.LayerNorm(d, eps=eps) for name in names})
+        self.attention = attention
+        self.mlp = mlp
+
+    def forward(self, x: Tensor, media: Tensor) -> Tensor:
+        """Latents x [B, Q, d], media [B, K, d] → [B, Q, d]."""
+        latents, media = self.norms["attention"](x), self.norms["media"](media)
+        keys = torch.cat([media, latents], dim=1) if self.keys == "media+latents" else media
+        x = x + self.attention(latents, keys)
+        if self.mlp is not None:
+            x = x + self.mlp(self.norms["mlp"](x))
+        return x
+
+
+class Resampler(nn.Module):
+    """tokens [..., V, d] → latents [..., queries, d].
+
+    video: the input has a frame axis, [..., F, V, d], and all frames of an item are read together. `frames` learned time
+    embeddings are added to every token of a frame; more frames than there are embeddings stretch the table linearly, its
+    ends staying at the ends. `media` learned embeddings number the items of a sample, [B, M, ...]. No code for the place
+    in the image: the tokens carry it.
+    """
+
+    def __init__(
+        self,
+        d: int,
+        queries: int,
+        layers: int,
+        heads: int,
+        head_dim: int,
+        mlp: int,
+        act: nn.Module,
+        keys: str = "media+latents",
+        bias: bool = False,
+        qk_norm: bool = False,
+        video: bool = True,
+        frames: int = 0,
+        media: int = 0,
+        eps: float = 1e-5,
+        final_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        self.video = video
+        self.queries = nn.Parameter(torch.empty(queries, d))
+        self.frames = nn.Parameter(torch.empty(frames, d)) if frames else None
+        self.media = nn.Parameter(torch.empty(media, d)) if media else None
+        letters = "qkvo" if bias else ""
+
+        def head_norm() -> nn.Module | None:
+            return nn.LayerNorm(head_dim, eps=eps) if qk_norm else None
+
+        self.layers = nn.ModuleList()
+        for _ in range(layers):
+            attention = CrossAttention(d, d, heads, head_dim=head_dim, bias=letters, q_norm=head_norm(), k_norm=head_norm())
+            self.layers.append(ResamplerLayer(d, attention, MLP(d, mlp, act, bias) if mlp else None, keys, eps))
+        self.final_norm = nn.LayerNorm(d, eps=eps) if final_norm else nn.Identity()
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Unit normal latents and embeddings, as in OpenFlamingo."""
+        for table in (self.queries, self.frames, self.media):
+            if table is not None:
+                nn.init.normal_(table)
+
+    def forward(self, media: Tensor) -> Tensor:
+        if self.frames is not None:
+            media = media + time_table(self.frames, media.shape[-3])[:, None].to(media.dtype)
+        if self.video:
+            media = media.flatten(-3, -2)
+        if self.media is not None:
+            if media.shape[-3] > len(self.media):
+                raise ValueError(f"{media.shape[-3]} media a sample, but the resampler has embeddings for {len(self.media)}")
+            media = media + self.media[: media.shape[-3], None].to(media.dtype)
+        around = media.shape[:-2]
+        media = media.flatten(0, -3)
+        x = self.queries.to(media.dtype).expand(media.shape[0], -1, -1)
+        for layer in self.layers:
+            x = layer(x, media)
+        return self.final_norm(x).unflatten(0, around)
+
+
+def time_table(table: Tensor, count: int) -> Tensor:
+    """The first `count` rows; where there are too few, the table stretched linearly over `count` frames: [count, d]."""
+    if count <= len(table):
+        return table[:count]
+    return F.interpolate(table.T[None], size=count, mode="linear", align_corners=True)[0].T

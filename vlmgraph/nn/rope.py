@@ -1,0 +1,123 @@
+"""Rotary position embedding: rotations computed from positions, in float32, nothing stored (RoFormer, arXiv 2104.09864)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+Rotation = tuple[Tensor, Tensor]
+"""cos and sin, [B, N, d] each; d may be smaller than the head: the rest of the head is not rotated."""
+
+
+def frequencies(dim: int, theta: float, device: torch.device) -> Tensor:
+    """theta ** (-2i / dim), [dim / 2]."""
+    return 1.0 / theta ** (torch.arange(0, dim, 2, dtype=torch.int64, device=device).float() / dim)
+
+
+def rotation(angles: Tensor, interleaved: bool = False) -> Rotation:
+    """Angles [..., d / 2] of the pairs → cos and sin [..., d]: pairs are (i, i + d / 2), or (2i, 2i + 1) if interleaved."""
+    angles = angles.repeat_interleave(2, -1) if interleaved else torch.cat([angles, angles], dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, rope: Rotation, interleaved: bool = False) -> Tensor:
+    """Turn queries or keys [B, heads, N, head_dim]."""
+    cos, sin = (part[:, None].to(x.dtype) for part in rope)
+    d = cos.shape[-1]
+    turned, kept = x[..., :d], x[..., d:]
+    if interleaved:
+        other = torch.stack([-turned[..., 1::2], turned[..., 0::2]], dim=-1).flatten(-2)
+    else:
+        other = torch.cat([-turned[..., d // 2 :], turned[..., : d // 2]], dim=-1)
+    turned = turned * cos + other * sin
+    return torch.cat([turned, kept], dim=-1) if kept.shape[-1] else turned
+
+
+class RoPE(nn.Module):
+    """Positions [B, N] → rotation of the first `dim` values of every head.
+
+    scaling: None; "linear" (positions / factor); "llama3" (long wavelengths slowed down by `factor`, short ones kept, the ones
+    between blended; Llama 3.1, arXiv 2407.21783).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        theta: float = 10000.0,
+        interleaved: bool = False,
+        scaling: str | None = None,
+        factor: float = 1.0,
+        low: float = 1.0,
+        high: float = 4.0,
+        original: int = 8192,
+    ) -> None:
+        super().__init__()
+        if scaling not in (None, "linear", "llama3"):
+            raise ValueError(f"there is no rope scaling {scaling!r}; there are linear and llama3")
+        self.dim, self.theta, self.interleaved = dim, theta, interleaved
+        self.scaling, self.factor, self.low, self.high, self.original = scaling, factor, low, high, original
+
+    def angles(self, positions: Tensor) -> Tensor:
+        """[..., N] → [..., N, dim / 2]."""
+        inverse = frequencies(self.dim, self.theta, positions.device)
+        if self.scaling == "linear":
+            inverse = inverse / self.factor
+        elif self.scaling == "llama3":
+            turns = self.original * inverse / (2 * math.pi)  # rotations within the original context
+            blend = ((turns - self.low) / (self.high - self.low)).clamp(0, 1)
+            inverse = inverse * (blend + (1 - blend) / self.factor)
+        return positions[..., None].float() * inverse
+
+    def forward(self, positions: Tensor) -> Rotation:
+        return rotation(self.angles(positions), self.interleaved)
+
+
+class MRoPE(RoPE):
+    """Three positions a token: frequencies are dealt out to time, height and width (Qwen2-VL, arXiv 2409.12191, section 2.1)."""
+
+    def __init__(self, dim: int, sections: tuple[int, ...], theta: float = 10000.0) -> None:
+        super().__init__(dim, theta)
+        if 2 * sum(sections) != dim:
+            raise ValueError(f"sections {list(sections)} add up to {sum(sections)}, not to half of {dim}")
+        self.sections = tuple(sections)
+
+    def forward(self, positions: Tensor) -> Rotation:
+        """[3, B, N], or [B, N] where all three are equal."""
+        if positions.dim() == 2:
+            return super().forward(positions)
+        angles = self.angles(positions).split(self.sections, dim=-1)
+        return rotation(torch.cat([part[i] for i, part in enumerate(angles)], dim=-1))
+
+
+class RoPE2D(nn.Module):
+    """Rows [2, B, N]: half of the pairs of a head turn with the row of a patch, half with its column (Qwen2-VL vision tower)."""
+
+    def __init__(self, dim: int, theta: float = 10000.0) -> None:
+        super().__init__()
+        self.dim, self.theta = dim, theta
+
+    def forward(self, positions: Tensor) -> Rotation:
+        inverse = frequencies(self.dim // 2, self.theta, positions.device)
+        row, column = (positions[..., None].float() * inverse).unbind(0)
+        return rotation(torch.cat([row, column], dim=-1))
+
+
+def grid_places(grid: Tensor, count: int, merge: int = 1) -> tuple[Tensor, Tensor]:
+    """Where every packed patch stands: (row, column) [2, P] and the number of its frame [P], counted over all images.
+
+    grid [n, 3] holds frames, rows and columns of patches. Within a frame patches come in blocks of merge x merge, block after block.
+    `count` is P, the number of patches.
+    """
+    frames, rows, columns = (grid[:, i].long() for i in range(3))
+    stops = (frames * rows * columns).cumsum(0)
+    place = torch.arange(count, device=grid.device)
+    image = torch.searchsorted(stops, place, right=True).clamp(max=len(grid) - 1)
+    place = place - (stops - frames * rows * columns)[image]
+    area, wide = (rows * columns)[image], columns[image] // merge
+    frame = frames.cumsum(0)[image] - frames[image] + place // area
+    block, inner = place % area // merge**2, place % area % merge**2
+    row = block // wide * merge + inner // merge
+    column = block % wide * merge + inner % merge
+    return torch.stack([row, column]), frame

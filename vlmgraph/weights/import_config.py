@@ -1,0 +1,303 @@
+"""config.json → spec: every key is mapped, ignored for a stated reason, or refused.
+
+A family (`families/<name>.toml`) says which bundled spec a checkpoint is a case of, which layout its weights have, and which table
+describes each sub-configuration; a table (`configs/<model type>.toml`) maps the keys of one configuration class:
+
+    base      = { preset = "llama-7b" }          # structure that no key states
+    [defaults]  key = value                       # what the class assumes where a file leaves the key out
+    [aliases]   older key = key
+    [otherwise] key = other key                   # where the value is null
+    [fields]    key = path                        # of the spec; ".width" is a field of the component of this part; several in a list
+    [values.KEY] value = value in the spec
+    [only]      key = [values]                    # the graph is right for these alone; other values must be of the default's type
+    [ignore]    key = reason
+    [set]       path = value                      # "{key}" stands for a value, "{a*b}" for a product; paths as in fields
+                                                # "{list.halvings}" is 2 to the number of its entries less one
+    [[when]]    key, is, set                      # more of the same where a key has that value; `is = "null"` for an absent one
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from ..diagnostics import Collector, Diagnostic, DiagnosticError, Label, Span
+from ..diagnostics import codes as C
+from .safetensors_io import read_json
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
+
+_HOLE = re.compile(r"\{([\w.]+(?:\*[\w.]+)*)\}")
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What a configuration says: a spec (a dict that could stand in a TOML file), a layout, and the flat values for its templates."""
+
+    family: str
+    layout: str
+    spec: dict[str, Any]
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+@cache
+def _tables(folder: str) -> dict[str, dict[str, Any]]:
+    found = {}
+    for path in (files(__package__) / folder).iterdir():
+        if path.name.endswith(".toml"):
+            found[path.name.removesuffix(".toml")] = tomllib.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def families() -> dict[str, dict[str, Any]]:
+    """Tables by `model_type` of the whole model."""
+    return {t["model_type"]: t for t in _tables("families").values()}
+
+
+def config_tables() -> dict[str, dict[str, Any]]:
+    """Tables by `model_type` of a configuration class; the common keys under ``""``."""
+    return {t["model_type"]: t for t in _tables("configs").values()}
+
+
+def import_config(path: Path) -> Imported:
+    """Read a checkpoint's config.json. Raises DiagnosticError with every key that cannot be honoured."""
+    config = read_json(path)
+    name = config.get("model_type")
+    if not isinstance(name, str) or name not in families():
+        note = "model types: " + ", ".join(sorted(families()))
+        raise DiagnosticError(
+            Diagnostic(
+                C.UNKNOWN_MODEL_TYPE, f"{path.name}: no rules for the model type {name!r}", _place(path, ["model_type"]), notes=(note,)
+            )
+        )
+    return _Import(path, families()[name]).run(config)
+
+
+class _Import:
+    def __init__(self, path: Path, family: Mapping[str, Any]) -> None:
+        self.path, self.family = path, family
+        self.found = Collector()
+        self.spec: dict[str, Any] = {"vlmgraph": 1, "extends": family["extends"]}
+        self.values: dict[str, Any] = {}
+
+    def run(self, config: Mapping[str, Any]) -> Imported:
+        top = self.gather(config)
+        tables: list[tuple[str, Mapping[str, Any], dict[str, Any], str]] = []
+        for key, part in self.family.get("parts", {}).items():
+            inner = top.pop(key, None)
+            inner = part.get("absent", {}) if inner is None else inner
+            if not isinstance(inner, dict):
+                self.found.add(Diagnostic(C.CONFIG_VALUE, f"{key} is {_show(inner)}, not an object", _place(self.path, [key])))
+                continue
+            kind = inner.get("model_type") or part["model_types"][0]
+            if isinstance(kind, str) and kind in part.get("also", ()):  # what older files call the first
+                kind = part["model_types"][0]
+            if kind not in part["model_types"]:
+                note = "supported: " + ", ".join(part["model_types"])
+                text = f"{key} is of the model type {kind!r}, for which {self.family['model_type']} has no rules"
+                self.found.add(Diagnostic(C.UNKNOWN_MODEL_TYPE, text, _place(self.path, [key, "model_type"]), notes=(note,)))
+                continue
+            table = config_tables()[kind]
+            values = self.flat(inner, table, key + ".")
+            self.values |= {f"{key}.{k}": v for k, v in values.items()}
+            tables.append((key, table, values, part.get("component", "")))
+        own = self.flat(top, self.family, "")
+        self.values |= own
+        tables.append(("", self.family, own, ""))
+        self.found.stop()
+        for part_key, rules, values, component in tables:
+            self.apply(part_key, rules, values, component)
+        self.found.stop()
+        return Imported(self.family["model_type"], self.family["layout"], self.spec, self.values)
+
+    def gather(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Older files have the keys of one part at the top."""
+        top = dict(config)
+        home = self.family.get("flat")
+        if home and home not in top:
+            part = self.family["parts"][home]
+            table = config_tables()[part["model_types"][0]]
+            kept = set(self.family.get("defaults", {})) | set(self.family.get("ignore", {})) | set(self.family["parts"]) | set(_common())
+            known = {k.partition(".")[0] for k in [*table.get("defaults", {}), *table.get("aliases", {}), *table.get("ignore", {})]}
+            moved = {k: top.pop(k) for k in list(top) if k in known and (k not in kept or k == "tie_word_embeddings")}
+            if "tie_word_embeddings" in moved and "tie_word_embeddings" in self.family.get("defaults", {}):
+                top["tie_word_embeddings"] = moved.pop("tie_word_embeddings")
+            top[home] = moved
+        return top
+
+    def flat(self, config: Mapping[str, Any], table: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+        """Values by dotted key, defaults filled in; findings for keys that no rule explains and values that do not fit."""
+        known = table.get("defaults", {})
+        ignored = {**_common(), **table.get("ignore", {})}
+        values, spelt = dict(known), {}
+        for written, value in _flatten(config, ignored):
+            key = table.get("aliases", {}).get(written, written)
+            if key in known:
+                values[key], spelt[key] = value, prefix + written
+            elif key not in ignored and value is not None:
+                self.unknown(prefix + written, value, known)
+        for key, value in values.items():
+            if _empty(value):
+                continue
+            allowed = table.get("only", {}).get(key)
+            kind = _kind(key, table)
+            if not _is(value, kind):
+                self.refuse(spelt.get(key, prefix + key), value, f"it is {kind}")
+            elif allowed is not None and value not in allowed:
+                self.refuse(spelt.get(key, prefix + key), value, "supported: " + ", ".join(map(_show, allowed)))
+        for key, other in table.get("otherwise", {}).items():
+            if _empty(values.get(key)):
+                values[key] = values.get(other)
+        return {k: None if _empty(v) else v for k, v in values.items()}
+
+    def refuse(self, key: str, value: Any, note: str) -> None:
+        text = f"{self.path.name}: {key} = {_show(value)} is not supported"
+        self.found.add(Diagnostic(C.CONFIG_VALUE, text, _place(self.path, key.split(".")), notes=(note,)))
+
+    def unknown(self, key: str, value: Any, known: Mapping[str, Any]) -> None:
+        import difflib
+
+        near = difflib.get_close_matches(key.rpartition(".")[2], known, 1)
+        fix = f"did you mean {near[0]!r}?" if near else None
+        text = f"{self.path.name}: no rule explains {key} = {_show(value)}"
+        self.found.add(Diagnostic(C.CONFIG_KEY, text, _place(self.path, key.split(".")), fix=fix))
+
+    def apply(self, part: str, table: Mapping[str, Any], values: Mapping[str, Any], component: str) -> None:
+        scope = {**self.values, **values}
+        here = f"components.{component}" if component else ""
+        for name, value in table.get("base", {}).items():
+            self.put(f"{here}.{name}", value)
+        for path, value in table.get("set", {}).items():
+            self.put(here + path if path.startswith(".") else path, self.fill(value, scope))
+        for key, paths in table.get("fields", {}).items():
+            value = values.get(key)
+            if value is None:
+                continue
+            choices = table.get("values", {}).get(key)
+            if choices is not None:
+                if _word(value) not in choices:
+                    self.refuse(f"{part}.{key}" if part else key, value, "supported: " + ", ".join(choices))
+                    continue
+                value = choices[_word(value)]
+            for path in [paths] if isinstance(paths, str) else paths:
+                self.put(here + path if path.startswith(".") else path, value)
+        for case in table.get("when", []):
+            if _word(scope.get(case["key"])) == _word(case["is"]):
+                for path, value in case["set"].items():
+                    self.put(here + path if path.startswith(".") else path, self.fill(value, scope))
+
+    def put(self, path: str, value: Any) -> None:
+        *parents, last = path.split(".")
+        table = self.spec
+        for name in parents:
+            inner = table.setdefault(name, {})
+            if not isinstance(inner, dict):
+                inner = table[name] = {"type": inner}
+            table = inner
+        if isinstance(value, dict) and isinstance(table.get(last), dict):
+            table[last] = {**table[last], **value}
+        else:
+            table[last] = value
+
+    def fill(self, value: Any, scope: Mapping[str, Any]) -> Any:
+        """`{key}` and `{a*b}` replaced, in lists and tables too. A text that is one hole becomes the value itself."""
+        if isinstance(value, list):
+            return [self.fill(v, scope) for v in value]
+        if isinstance(value, dict):
+            return {k: self.fill(v, scope) for k, v in value.items()}
+        if not isinstance(value, str):
+            return value
+        whole = _HOLE.fullmatch(value)
+        if whole:
+            return self.product(whole[1], scope)
+        return _HOLE.sub(lambda hole: str(self.product(hole[1], scope)), value)
+
+    def value(self, name: str, scope: Mapping[str, Any]) -> Any:
+        """A value by key; `<key>.halvings` of a list of levels is how often the sides were halved, as a factor."""
+        if name.endswith(".halvings"):
+            return 2 ** (len(scope[name.removesuffix(".halvings")]) - 1)
+        return scope.get(name)
+
+    def product(self, text: str, scope: Mapping[str, Any]) -> Any:
+        factors = [int(name) if name.isdigit() else self.value(name, scope) for name in text.split("*")]
+        if len(factors) == 1:
+            return factors[0]
+        if not all(isinstance(f, (int, float)) for f in factors):
+            raise DiagnosticError(Diagnostic(C.CONFIG_VALUE, f"{self.path.name}: {text} needs numbers, but is {factors}"))
+        result = math.prod(factors)
+        return int(result) if result == int(result) else result
+
+
+@cache
+def _common() -> dict[str, str]:
+    return dict(config_tables()[""]["ignore"])
+
+
+def _flatten(config: Mapping[str, Any], ignored: Mapping[str, str], prefix: str = "") -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for key, value in config.items():
+        if isinstance(value, dict) and value and prefix + key not in ignored:
+            pairs += _flatten(value, ignored, f"{prefix}{key}.")
+        else:
+            pairs.append((prefix + key, value))
+    return pairs
+
+
+def _empty(value: Any) -> bool:
+    """Null, which TOML cannot write and the tables give as an empty text."""
+    return value is None or value == ""
+
+
+def _kind(key: str, table: Mapping[str, Any]) -> str:
+    """What a key holds, by its default; a key whose default is null by what stands in for it, or as `only` says."""
+    example = table["defaults"][key]
+    if _empty(example):
+        example = (table.get("only", {}).get(key) or [table["defaults"].get(table.get("otherwise", {}).get(key), 0)])[0]
+    if isinstance(example, bool):
+        return "true or false"
+    return {int: "a whole number", float: "a number", str: "a text", list: "a list of whole numbers"}[type(example)]
+
+
+def _is(value: Any, kind: str) -> bool:
+    if isinstance(value, bool) or kind == "true or false":
+        return isinstance(value, bool) and kind == "true or false"
+    if kind == "a list of whole numbers":
+        return isinstance(value, list) and bool(value) and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
+    if kind == "a text":
+        return isinstance(value, str)
+    return isinstance(value, int) or (kind == "a number" and isinstance(value, float))
+
+
+def _word(value: Any) -> str:
+    return "null" if _empty(value) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _show(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)[:80]
+
+
+def _place(path: Path, keys: list[str]) -> Label | None:
+    """The line of a key in the file, found by going down the path of names."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError:
+        return None
+    at = 0
+    for key in keys:
+        found = re.compile(r'"(' + re.escape(key) + r')"\s*:').search(text, at)
+        if found is None:
+            break
+        at = found.start()
+    line = text.count("\n", 0, at) + 1
+    column = at - (text.rfind("\n", 0, at) + 1) + 1
+    return Label(Span(str(path), line, column, line, column + len(keys[-1]) + 2))

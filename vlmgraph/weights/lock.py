@@ -1,0 +1,108 @@
+"""spec.lock.toml: a spec with every overlay applied and every default and inferred dim written out; reads back as a spec."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    from ..ir.graph import Graph
+    from ..spec import Spec
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+_LINKS = ("of", "copy", "update", "frozen", "role")
+"""Keys of a component's table that are no fields and stay as they are."""
+
+
+def lock_text(spec: Spec, graph: Graph) -> str:
+    """TOML. The comments in front name the tool and the digest of the values below."""
+    data = locked(spec.data, graph)
+    body = to_toml(data)
+    try:
+        tool = version("vlmgraph")
+    except PackageNotFoundError:
+        tool = "unknown"
+    digest = hashlib.sha256(json.dumps(plain(spec.data), sort_keys=True).encode()).hexdigest()
+    return f"# written by vlmgraph {tool}; every default and inferred dim is written out\n# spec sha256 {digest}\n\n{body}"
+
+
+def locked(data: Mapping[str, Any], graph: Graph) -> dict[str, Any]:
+    """The spec's values with each component's table replaced by all fields it has now. Sizes and variants are applied already."""
+    made = {k: plain(v) for k, v in data.items() if k not in ("sizes", "variants", "extends")}
+    for id, table in made.get("components", {}).items():
+        if id in graph.components:
+            made["components"][id] = fields_of(table, graph.components[id])
+    for name, block in made.get("blocks", {}).items():
+        users = [id for id, t in made.get("components", {}).items() if isinstance(t, Mapping) and t.get("type") == f"blocks.{name}"]
+        for part, table in block.get("components", {}).items():
+            configs = [graph.components[f"{id}.{part}"] for id in users if f"{id}.{part}" in graph.components]
+            # several uses of a block may have different dims: what they share is written, the rest is inferred again
+            if configs and all(slot(c) == slot(configs[0]) for c in configs):
+                block["components"][part] = fields_of(table, configs[0])
+    return made
+
+
+def fields_of(table: Mapping[str, Any], config: BaseModel) -> dict[str, Any]:
+    kept = {k: table[k] for k in _LINKS if k in table}
+    return {"type": table.get("type", getattr(config, "kind", "")), **kept, **slot(config, with_type=False)}
+
+
+def slot(config: BaseModel, with_type: bool = True) -> dict[str, Any]:
+    """All fields that have a value; layers in slots as tables with their type."""
+    kind = getattr(type(config), "kind", "")
+    fields = {name: plain(getattr(config, name)) for name in type(config).model_fields if getattr(config, name) is not None}
+    return ({"type": kind} if kind and with_type else {}) | fields
+
+
+def plain(value: Any) -> Any:
+    """Dicts, lists and scalars."""
+    if isinstance(value, BaseModel):
+        return slot(value)
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items() if v is not None}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    return value
+
+
+def to_toml(data: Mapping[str, Any]) -> str:
+    """Tables two levels deep under headers of their own, what is below on one line."""
+    lines = [f"{key(k)} = {literal(v)}" for k, v in data.items() if not isinstance(v, Mapping)]
+    for name, table in data.items():
+        if not isinstance(table, Mapping):
+            continue
+        lines += ["", f"[{key(name)}]"]
+        lines += [f"{key(k)} = {literal(v)}" for k, v in table.items()]
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def key(name: str) -> str:
+    return name if _BARE.fullmatch(name) else quoted(name)
+
+
+def quoted(text: str) -> str:
+    """A basic string; JSON escapes what TOML does, but for DEL."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def literal(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return repr(value) if math.isfinite(value) else "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, str):
+        return quoted(value)
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key(k)} = {literal(v)}" for k, v in value.items()) + " }" if value else "{}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(literal(v) for v in value) + "]"
+    raise TypeError(f"{value!r} has no TOML form")

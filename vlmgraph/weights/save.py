@@ -1,0 +1,72 @@
+"""Writing models: the compiled folder, or the format the weights came in."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..diagnostics import Diagnostic, DiagnosticError
+from ..diagnostics import codes as C
+from .load import CONFIG, IDENTITY, LOCK, Origin, state_tensors
+from .safetensors_io import SHARD_BYTES, save_weights
+
+if TYPE_CHECKING:
+    from ..lower.model import CompiledModel
+
+COMPANIONS = (
+    "generation_config.json", "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", "tokenizer.json",
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model", "vocab.json", "merges.txt",
+    "chat_template.json", "chat_template.jinja",
+)  # fmt: skip
+"""Files of a checkpoint folder that are neither configuration nor weights; they go along."""
+
+
+def save_model(model: CompiledModel, folder: Path, format: str = "vlmgraph", max_shard_bytes: int = SHARD_BYTES) -> Path:
+    """Write `format` "vlmgraph" (spec, graph, source, report, weights) or "transformers" (config.json and safetensors).
+
+    The second needs a model that was loaded from that format. Raises DiagnosticError otherwise.
+    """
+    if format == "transformers":
+        return _transformers(model, folder, max_shard_bytes)
+    if format == "vlmgraph":
+        return _compiled(model, folder, max_shard_bytes)
+    raise DiagnosticError(Diagnostic(C.CANNOT_SAVE, f"there is no format {format!r}", notes=("formats: vlmgraph, transformers",)))
+
+
+def _transformers(model: CompiledModel, folder: Path, max_shard_bytes: int) -> Path:
+    origin = getattr(model, "origin", None)
+    if not isinstance(origin, Origin):
+        text = f"{model.graph.name} was not loaded from a transformers checkpoint, so there is no configuration to write with its weights"
+        raise DiagnosticError(Diagnostic(C.CANNOT_SAVE, text, fix='save it with format="vlmgraph"'))
+    try:
+        tensors = origin.layout.save(dict(state_tensors(model)), origin.account.dialect, origin.account.keys)
+    except KeyError as error:
+        raise DiagnosticError(Diagnostic(C.CANNOT_SAVE, str(error.args[0]))) from error
+    folder.mkdir(parents=True, exist_ok=True)
+    save_weights(dict(sorted(tensors.items())), folder, max_shard_bytes)
+    (folder / CONFIG).write_text(origin.config, encoding="utf-8")
+    for name in COMPANIONS:
+        if (origin.folder / name).is_file() and origin.folder.resolve() != folder.resolve():
+            shutil.copyfile(origin.folder / name, folder / name)
+    return folder
+
+
+def _compiled(model: CompiledModel, folder: Path, max_shard_bytes: int) -> Path:
+    import json
+
+    from ..ir.text import print_graph
+    from ..report.html import page
+    from ..report.measure import report
+    from .lock import lock_text
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / LOCK).write_text(lock_text(model.spec, model.graph), encoding="utf-8")
+    (folder / "graph.txt").write_text(print_graph(model.graph), encoding="utf-8")
+    measured = report(model.graph, str(model.dtype).removeprefix("torch."), processor=model.spec.data.get("processor"))
+    (folder / "report.json").write_text(json.dumps(measured.json(), indent=2) + "\n", encoding="utf-8")
+    summary = str(model.spec.data.get("model", {}).get("summary", ""))
+    (folder / "report.html").write_text(page(model.graph, measured, summary), encoding="utf-8")
+    if model.device.type != "meta":
+        save_weights(IDENTITY.save(dict(state_tensors(model))), folder, max_shard_bytes)
+    return folder
