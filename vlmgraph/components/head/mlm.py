@@ -10,8 +10,8 @@ from pydantic import Field
 from ...ir import types as T
 from ...ir.dims import Dim
 from ..base import Head, Ports, linear
-from ..layer.mlp import Act, activation
 from ..counting import dense
+from ..layer.mlp import activation
 
 
 class MLMHead(Head, name="head.mlm"):
