@@ -77,6 +77,7 @@ UNKNOWN_OBJECTIVE = "VG0507"
 NOTHING_TRAINS = "VG0508"
 UNKNOWN_ADDRESS = "VG0509"
 STAGE_ORDER = "VG0510"
+STAGE_INIT = "VG0511"
 # VG06 checkpoints
 NO_CHECKPOINT = "VG0601"
 BAD_CONFIG = "VG0602"
@@ -191,6 +192,7 @@ TITLES = {
     NOTHING_TRAINS: "a stage that trains nothing",
     UNKNOWN_ADDRESS: "an address that means nothing",
     STAGE_ORDER: "stages without an order",
+    STAGE_INIT: "a stage's copy of weights that does not fit",
     NO_CHECKPOINT: "a folder that is no checkpoint",
     BAD_CONFIG: "a configuration that cannot be read",
     UNKNOWN_MODEL_TYPE: "a model type without import rules",

@@ -1,0 +1,79 @@
+"""Entering a stage of a spec: what trains, what is frozen, which weights start as copies of others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from ..diagnostics import Diagnostic, DiagnosticError
+from ..diagnostics import codes as C
+from ..ir.graph import Stage
+
+if TYPE_CHECKING:
+    from ..lower.model import CompiledModel
+
+
+def begin(model: CompiledModel, name: str) -> list[str]:
+    """Set `requires_grad` to what the stage trains, make its copies (`init`), and return the names of what trains, in order.
+
+    A tied parameter trains when one of its names is trained and none is frozen. A source of `init` that is no address of the model
+    (a stage, a published checkpoint) is the caller's to load. Raises DiagnosticError for an unknown stage and for copies that do not fit.
+    """
+    stage = find_stage(model, name)
+    for target, source in stage.init.items():
+        if isinstance(source, str) and addressed(model, source) and addressed(model, target):
+            copy(model, target, source)
+    trained = {id(p) for address in stage.train for p in addressed(model, address).values()}
+    trained -= {id(p) for address in stage.freeze for p in addressed(model, address).values()}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in trained)
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def find_stage(model: CompiledModel, name: str) -> Stage:
+    if name not in model.graph.stages:
+        stages = ", ".join(model.graph.stages) or "none"
+        raise DiagnosticError(Diagnostic(C.UNKNOWN_STAGE, f"{model.graph.name} has no stage {name!r}", notes=(f"stages: {stages}",)))
+    return model.graph.stages[name]
+
+
+def addressed(model: nn.Module, address: str) -> dict[str, nn.Parameter]:
+    """Parameters under an address (`llm`, `llm.vision`, `all`) by their full names, tied ones under each of their names.
+
+    The address starts with a component's id; its other segments occur in this order among those of the parameter's name.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    if address in ("all", "*"):
+        return parameters
+    wanted = address.split(".")
+    return {name: p for name, p in parameters.items() if remainder(wanted, name.split(".")) is not None}
+
+
+def remainder(wanted: list[str], path: list[str]) -> list[str] | None:
+    """What is left of a parameter's path without the segments of an address; None where the address does not mean it."""
+    if not path or path[0] != wanted[0]:
+        return None
+    rest: list[str] = []
+    at = 0
+    for segment in path:
+        if at < len(wanted) and segment == wanted[at]:
+            at += 1
+        else:
+            rest.append(segment)
+    return rest if at == len(wanted) else None
+
+
+@torch.no_grad()
+def copy(model: nn.Module, target: str, source: str) -> None:
+    """Give every parameter under `target` the values of its counterpart under `source`: the one whose path is the same but for the
+    segments of the two addresses. Raises DiagnosticError naming a parameter without a counterpart of its shape."""
+    sources = {".".join(remainder(source.split("."), n.split(".")) or ()): p for n, p in addressed(model, source).items()}
+    for name, parameter in addressed(model, target).items():
+        key = ".".join(remainder(target.split("."), name.split(".")) or ())
+        found = sources.get(key)
+        if found is None or found.shape != parameter.shape:
+            why = f"{source} has no {key!r}" if found is None else f"it is {tuple(parameter.shape)}, its source {tuple(found.shape)}"
+            raise DiagnosticError(Diagnostic(C.STAGE_INIT, f"{name} cannot start as a copy from {source}: {why}"))
+        parameter.copy_(found)
