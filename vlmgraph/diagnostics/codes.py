@@ -117,6 +117,7 @@ MISSING_INPUT = "VG0722"
 BAD_INPUT_SHAPE = "VG0723"
 BAD_INPUT_VALUE = "VG0724"
 NO_GENERATE = "VG0725"
+BAD_INPUT_DTYPE = "VG0726"
 # VG08 export
 UNKNOWN_TARGET = "VG0801"
 # VG09 the command line
@@ -229,6 +230,7 @@ TITLES = {
     MISSING_INPUT: "a call without a needed input",
     BAD_INPUT_SHAPE: "an input of another shape than declared",
     BAD_INPUT_VALUE: "an input whose values do not fit",
+    BAD_INPUT_DTYPE: "an input of the wrong dtype",
     NO_GENERATE: "a model that does not generate",
     UNKNOWN_TARGET: "unknown export target",
     OUTPUT: "an output folder that cannot be written",

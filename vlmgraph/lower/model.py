@@ -12,11 +12,12 @@ from torch import Tensor, fx, nn
 from ..diagnostics import Diagnostic, DiagnosticError
 from ..diagnostics import codes as C
 from ..ir.graph import Graph
-from ..ir.types import INTEGER_KINDS, Type
+from ..ir.types import Type
 from ..passes.slice import MissingInput, ProgramGraph, slice_program
 from ..spec import Spec
 from .build import allocate, build_modules
 from .generate import generate
+from .inputs import prepared
 from .program import lower_program
 
 
@@ -136,31 +137,7 @@ class CompiledModel(nn.Module):
 
     def prepare(self, inputs: Mapping[str, Any], program: str) -> dict[str, Any]:
         """Inputs checked against their declared types and moved to the model's dtype. Raises DiagnosticError."""
-        types = self.accepted(program)
-        sizes: dict[str, tuple[int, str]] = {}
-        ready: dict[str, Any] = {}
-        for name, value in inputs.items():
-            if value is None:
-                continue
-            if name not in types:
-                import difflib
-
-                near = difflib.get_close_matches(name, list(types), 1)
-                fix = f"did you mean {near[0]!r}?" if near else None
-                raise DiagnosticError(
-                    Diagnostic(
-                        C.UNKNOWN_INPUT,
-                        f"{name!r} is not an input of {self.graph.name}",
-                        notes=("inputs: " + ", ".join(f"{n}: {t}" for n, t in types.items()),),
-                        fix=fix,
-                    )
-                )
-            if isinstance(value, Tensor):
-                check_shape(name, value, types[name], sizes)
-                if value.is_floating_point() and types[name].kind not in INTEGER_KINDS | {"mask"} and value.dtype != self.dtype:
-                    value = value.to(self.dtype)
-            ready[name] = value
-        return ready
+        return prepared(inputs, self.accepted(program), self.graph.name, self.dtype)
 
     def accepted(self, program: str) -> dict[str, Type]:
         """What may be given: the graph's inputs and the values a program is cut at."""
@@ -179,26 +156,3 @@ class CompiledModel(nn.Module):
         from ..weights.save import save_model
 
         return save_model(self, Path(folder), format)
-
-
-def check_shape(name: str, value: Tensor, type_: Type, sizes: dict[str, tuple[int, str]]) -> None:
-    """Rank, fixed sizes and agreement of symbolic dims over all inputs."""
-    if value.dim() != len(type_.dims):
-        text = f"{name} has {value.dim()} dims {tuple(value.shape)}, but is declared {type_}"
-        raise DiagnosticError(Diagnostic(C.BAD_INPUT_SHAPE, text))
-    for axis, dim in enumerate(type_.dims):
-        size, wanted = value.shape[axis], dim.constant
-        if wanted is not None and size != wanted:
-            raise DiagnosticError(
-                Diagnostic(
-                    C.BAD_INPUT_SHAPE,
-                    f"{name} is {size} in dim {axis}, but is declared {type_}",
-                    notes=(f"shape given: {tuple(value.shape)}",),
-                )
-            )
-        if wanted is None and not dim.compound:
-            known = sizes.setdefault(str(dim), (size, name))
-            if known[0] != size:
-                raise DiagnosticError(
-                    Diagnostic(C.BAD_INPUT_SHAPE, f"{dim} is {known[0]} in {known[1]} but {size} in {name}", notes=(f"{name}: {type_}",))
-                )

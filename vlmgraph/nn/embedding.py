@@ -5,7 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .eager import readable
 from .position import LearnedPositions
+
+
+class UnknownId(ValueError):
+    """A token id without a row in the table."""
 
 
 class TextEmbedding(nn.Module):
@@ -45,7 +50,9 @@ class TextEmbedding(nn.Module):
                 nn.init.normal_(table.weight, std=self.std)
 
     def forward(self, ids: Tensor, positions: Tensor | None = None, types: Tensor | None = None) -> Tensor:
-        """positions and types [B, T]."""
+        """positions and types [B, T]. Raises UnknownId."""
+        if readable(ids) and ids.device.type == "cpu" and ids.numel():
+            self.check(ids)
         if self.added is None:
             x = self.tokens(ids)
         else:
@@ -58,3 +65,9 @@ class TextEmbedding(nn.Module):
         if self.types is not None:
             x = x + self.types(torch.zeros_like(ids) if types is None else types)
         return x if self.norm is None else self.norm(x)
+
+    def check(self, ids: Tensor) -> None:
+        rows = self.vocab + (0 if self.added is None else self.added.num_embeddings)
+        low, high = (int(x) for x in ids.aminmax())
+        if low < 0 or high >= rows:
+            raise UnknownId(f"there is no token {low if low < 0 else high}: the vocabulary has the ids 0 to {rows - 1}")

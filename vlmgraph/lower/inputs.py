@@ -1,0 +1,70 @@
+"""What a model is called with, held against the declared types before anything runs."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..diagnostics import Diagnostic, DiagnosticError
+from ..diagnostics import codes as C
+from ..ir.types import INTEGER_KINDS, Type
+
+
+def prepared(inputs: Mapping[str, Any], types: Mapping[str, Type], model: str, dtype: torch.dtype) -> dict[str, Any]:
+    """The inputs that are given (not None), floating ones in `dtype`.
+
+    Raises DiagnosticError for an unknown name, a wrong rank, size or dtype, and for two inputs that disagree about a dim.
+    """
+    sizes: dict[str, tuple[int, str]] = {}
+    ready: dict[str, Any] = {}
+    for name, value in inputs.items():
+        if value is None:
+            continue
+        if name not in types:
+            raise DiagnosticError(unknown(name, types, model))
+        if isinstance(value, Tensor):
+            check_shape(name, value, types[name], sizes)
+            check_dtype(name, value, types[name])
+            if value.is_floating_point() and types[name].kind != "mask" and value.dtype != dtype:
+                value = value.to(dtype)
+        ready[name] = value
+    return ready
+
+
+def unknown(name: str, types: Mapping[str, Type], model: str) -> Diagnostic:
+    near = difflib.get_close_matches(name, list(types), 1)
+    notes = ("inputs: " + ", ".join(f"{n}: {t}" for n, t in types.items()),)
+    return Diagnostic(
+        C.UNKNOWN_INPUT, f"{name!r} is not an input of {model}", notes=notes, fix=f"did you mean {near[0]!r}?" if near else None
+    )
+
+
+def check_shape(name: str, value: Tensor, type_: Type, sizes: dict[str, tuple[int, str]]) -> None:
+    """Rank, fixed sizes and, over all inputs, one size for a symbolic dim; `sizes` remembers who gave it first."""
+    shape = tuple(value.shape)
+    if len(shape) != len(type_.dims):
+        raise DiagnosticError(Diagnostic(C.BAD_INPUT_SHAPE, f"{name} has {len(shape)} dims {shape}, but is declared {type_}"))
+    for axis, (size, dim) in enumerate(zip(shape, type_.dims)):
+        wanted, other = dim.constant, ""
+        if wanted is None and not dim.compound:
+            wanted, other = sizes.setdefault(str(dim), (size, name))
+        if wanted is not None and size != wanted:
+            text = f"{name} is {size} in dim {axis}, but is declared {type_}"
+            if other:
+                text = f"{name} and {other} disagree about {dim}: {size} and {wanted}"
+            raise DiagnosticError(Diagnostic(C.BAD_INPUT_SHAPE, text, notes=(f"shape given: {shape}",)))
+
+
+def check_dtype(name: str, value: Tensor, type_: Type) -> None:
+    """Ids, positions, grids and indices are integers; pixels and features are not. Masks may be anything."""
+    if type_.kind == "mask" or value.is_floating_point() == (type_.kind not in INTEGER_KINDS):
+        return
+    wanted = "integers (torch.long)" if type_.kind in INTEGER_KINDS else "floating-point numbers"
+    fix = None if type_.kind in INTEGER_KINDS else "normalise pixels as the processor does, to floats around 0"
+    raise DiagnosticError(
+        Diagnostic(C.BAD_INPUT_DTYPE, f"{name} holds {value.dtype}, but a value of kind {type_.kind} holds {wanted}", fix=fix)
+    )
