@@ -28,7 +28,7 @@ class Symbol:
 
 @dataclass(frozen=True, order=True)
 class Call:
-    """A non-polynomial operation: exact division `/`, floor division `//`, `%`, `max`, `min`."""
+    """A non-polynomial operation: exact division `/`, floor division `//`, `%`, `max`, `min`; comparisons are 1 where they hold, else 0."""
 
     op: str
     args: tuple[Dim, ...]
@@ -36,7 +36,7 @@ class Call:
     def __str__(self) -> str:
         if self.op in ("max", "min"):
             return f"{self.op}({', '.join(map(str, self.args))})"
-        left, right = (f"({a})" if a.compound else str(a) for a in self.args)
+        left, right = (str(a) if a.plain else f"({a})" for a in self.args)
         return f"{left}{self.op}{right}"
 
 
@@ -76,6 +76,16 @@ class Dim:
     @property
     def compound(self) -> bool:
         return len(self.terms) > 1 or (len(self.terms) == 1 and len(self.terms[0][0]) + (self.terms[0][1] != 1) > 1)
+
+    @property
+    def plain(self) -> bool:
+        """Whether its text needs no parentheses as an operand: a number, a name, a function."""
+        if not self.terms or self.constant is not None:
+            return (self.constant or 0) >= 0
+        monomial, coefficient = self.terms[0]
+        if len(self.terms) > 1 or len(monomial) > 1 or coefficient != 1:
+            return False
+        return isinstance(monomial[0], Symbol) or monomial[0].op in ("max", "min")
 
     def symbols(self) -> set[Symbol]:
         found: set[Symbol] = set()
@@ -151,7 +161,13 @@ _FUNCTIONS: dict[str, Callable[[int, int], int]] = {
     "%": lambda a, b: a % b,
     "max": max,
     "min": min,
+    "<": lambda a, b: int(a < b),
+    "<=": lambda a, b: int(a <= b),
+    "==": lambda a, b: int(a == b),
+    "!=": lambda a, b: int(a != b),
 }
+_SWAPPED = {">": "<", ">=": "<="}
+COMPARISONS = ("<", "<=", "==", "!=", ">", ">=")
 
 
 def apply(op: str, left: Dim, right: Dim) -> Dim:
@@ -159,6 +175,8 @@ def apply(op: str, left: Dim, right: Dim) -> Dim:
 
     Raises DimError when an exact division leaves a remainder or a divisor is zero.
     """
+    if op in _SWAPPED:
+        return apply(_SWAPPED[op], right, left)
     a, b = left.constant, right.constant
     if op in ("/", "//", "%") and b == 0:
         raise DimError(f"{left} {op} 0")
@@ -172,14 +190,19 @@ def apply(op: str, left: Dim, right: Dim) -> Dim:
             return Dim.of(1)
     elif a is not None and b is not None:
         return Dim.of(_FUNCTIONS[op](a, b))
+    elif left == right and op in COMPARISONS:
+        return Dim.of(_FUNCTIONS[op](0, 0))
     return Dim((((Call(op, (left, right)),), 1),))
 
 
-_TOKEN = re.compile(r"\s*(?:(\d[\d_]*)|([A-Za-z_][A-Za-z0-9_.]*)|(//|[-+*/%(),]))")
+_TOKEN = re.compile(r"\s*(?:(\d[\d_]*)|([A-Za-z_][A-Za-z0-9_.]*)|(//|<=|>=|==|!=|[-+*/%(),<>]))")
 
 
 def parse_dim(text: str) -> Dim:
-    """Read `+ - * / // %`, `max(a, b)`, `min(a, b)`, parentheses, names and integers."""
+    """Read `+ - * / // %`, `max(a, b)`, `min(a, b)`, `ceil(a/b)`, `floor(a/b)`, comparisons, parentheses, names and integers.
+
+    `/` is exact and refuses a remainder. A comparison is 1 or 0, so `n + (n > 1)` counts a thumbnail only where there are several tiles.
+    """
     return _Parser(text).whole()
 
 
@@ -209,9 +232,15 @@ class _Parser:
         return token
 
     def whole(self) -> Dim:
-        dim = self.sum()
+        dim = self.comparison()
         if self.peek():
             raise DimError(f"cannot read dimension {self.text!r}: unexpected {self.peek()!r}")
+        return dim
+
+    def comparison(self) -> Dim:
+        dim = self.sum()
+        if self.peek() in COMPARISONS:
+            dim = apply(self.take(), dim, self.sum())
         return dim
 
     def sum(self) -> Dim:
@@ -230,20 +259,36 @@ class _Parser:
     def atom(self) -> Dim:
         token = self.take()
         if token == "(":
-            dim = self.sum()
+            dim = self.comparison()
             self.take(")")
             return dim
         if token == "-":
             return -self.atom()
         if token[0].isdigit():
             return Dim.of(int(token))
+        if token in ("ceil", "floor") and self.peek() == "(":
+            return self.rounded(token)
         if token in ("max", "min") and self.peek() == "(":
             self.take("(")
-            left = self.sum()
+            left = self.comparison()
             self.take(",")
-            right = self.sum()
+            right = self.comparison()
             self.take(")")
             return apply(token, left, right)
         if token[0].isalpha() or token[0] == "_":
             return Dim.of(Symbol(token))
         raise DimError(f"cannot read dimension {self.text!r}: unexpected {token!r}")
+
+    def rounded(self, function: str) -> Dim:
+        """`ceil(a*b/c)`: one quotient, whose division need not be exact."""
+        self.take("(")
+        top, bottom = self.atom(), Dim.of(1)
+        while self.peek() in ("*", "/"):
+            if self.take() == "*":
+                top = top * self.atom()
+            else:
+                bottom = bottom * self.atom()
+        self.take(")")
+        if bottom == Dim.of(1):
+            return top
+        return apply("//", top + bottom - 1 if function == "ceil" else top, bottom)

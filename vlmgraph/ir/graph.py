@@ -11,6 +11,7 @@ from .types import Type
 
 if TYPE_CHECKING:
     from ..components.base import Component
+    from ..components.inference import Procedure
 
 Source = str | tuple[str, ...]
 """What feeds a port: a value name, or an ordered tuple of them for a list port."""
@@ -95,12 +96,16 @@ class Graph:
     programs: Mapping[str, Program] = field(default_factory=dict)
     objectives: Mapping[str, Objective] = field(default_factory=dict)
     stages: Mapping[str, Stage] = field(default_factory=dict)
+    procedures: Mapping[str, Procedure] = field(default_factory=dict)
+    """Host loops over programs, `[inference]`."""
     ties: tuple[tuple[str, str], ...] = ()
     tokens: Mapping[str, int] = field(default_factory=dict)
     expect: Mapping[str, Any] = field(default_factory=dict)
     """The spec's `[expect]`: published counts to hold the derived ones against."""
     companions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Value name → kind of companion → value name."""
+    wired: tuple[Node, ...] = field(default=(), compare=False, repr=False)
+    """The nodes as the spec wires them, before companions are fed and dims folded: what a slice with other feeds is typed from."""
     labels: Mapping[str, Label] = field(default_factory=dict, compare=False, repr=False)
     """Places for diagnostics: `component:X`, `node:X`, `edge:X.port`, `input:X`, `field:X.name`, `program:P` ..."""
 

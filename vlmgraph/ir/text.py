@@ -12,7 +12,7 @@ from .graph import CALL, Graph, Node, Objective, Program, Source, Stage
 from .types import parse_type
 
 if TYPE_CHECKING:
-    from ..components.base import Component
+    from ..components.base import Config
 
 
 class TextError(ValueError):
@@ -46,6 +46,7 @@ def print_graph(graph: Graph) -> str:
     for name, s in graph.stages.items():
         fields = {"train": s.train, "freeze": s.freeze, "objectives": s.objectives, "init": s.init, "after": s.after}
         lines.append(f"stage {name} {dump(fields)}")
+    lines += [f"inference {name} = {p.kind} {dump(to_fields(p))}" for name, p in graph.procedures.items()]
     if graph.expect:
         lines.append(f"expect {dump(graph.expect)}")
     return "\n".join(lines) + "\n"
@@ -74,7 +75,7 @@ def print_source(source: Source) -> str:
     return f"%{source}" if isinstance(source, str) else "[" + ", ".join(f"%{s}" for s in source) + "]"
 
 
-def to_fields(config: Component) -> dict[str, Any]:
+def to_fields(config: Config) -> dict[str, Any]:
     """The fields of a config that say something, slots as tables with their type."""
     return {
         name: _field(getattr(config, name))
@@ -103,11 +104,23 @@ _NODE = re.compile(r"(\S+) := (\w+)(?: ([^\s(@]+)(?:@([\w.]+))?)?\((.*?)\) -> (.
 
 def parse_graph(text: str) -> Graph:
     """Read the text form back. Raises TextError naming the line."""
+    from ..components.inference import KINDS
     from ..plugins import registry
 
-    parts: dict[str, Any] = {
-        k: {} for k in ("tokens", "inputs", "components", "aliases", "outputs", "programs", "objectives", "stages", "companions", "expect")
-    }
+    tables = (
+        "tokens",
+        "inputs",
+        "components",
+        "aliases",
+        "outputs",
+        "programs",
+        "objectives",
+        "stages",
+        "procedures",
+        "companions",
+        "expect",
+    )
+    parts: dict[str, Any] = {k: {} for k in tables}
     nodes: list[Node] = []
     own: dict[str, list[Node]] = {}
     ties: list[tuple[str, str]] = []
@@ -153,6 +166,9 @@ def parse_graph(text: str) -> Graph:
                 parts["stages"][key] = Stage(
                     tuple(fields["train"]), tuple(fields["freeze"]), fields["objectives"], fields["init"], fields["after"]
                 )
+            elif word == "inference":
+                key, kind, fields = re.fullmatch(r"(\S+) = (\S+) (.*)", rest).groups()  # type: ignore[union-attr]
+                parts["procedures"][key] = KINDS[kind](**json.loads(fields))
             elif word == "expect":
                 parts["expect"] = json.loads(rest)
             else:

@@ -17,10 +17,14 @@ class Conflict(Exception):
 
 @dataclass
 class Unifier:
-    """Equations solved so far. Equations with no single unknown wait in `pending` and are tried again."""
+    """Equations solved so far. Equations with no single unknown wait in `pending` and are tried again.
+
+    Rigid symbols among `peers` may turn out to be one another (the later one goes), but never anything else.
+    """
 
     bindings: dict[Symbol, Dim] = field(default_factory=dict)
     pending: list[tuple[Dim, Dim]] = field(default_factory=list)
+    peers: tuple[Symbol, ...] = ()
 
     def value(self, dim: Dim) -> Dim:
         """The dim with everything known put in. Raises DimError when an exact division fails."""
@@ -40,7 +44,7 @@ class Unifier:
         difference = a - b
         if difference.constant is not None:
             raise Conflict(a, b)
-        solved = _solve(difference)
+        solved = _solve(difference) or self.pair(difference)
         if solved is not None:
             symbol, value = solved
             self.bindings[symbol] = value
@@ -51,6 +55,16 @@ class Unifier:
             self.pending.append((a, b))
         else:
             raise Conflict(a, b)
+
+    def pair(self, difference: Dim) -> tuple[Symbol, Dim] | None:
+        """`k * B - k * C = 0` of two peers: the later one and the earlier."""
+        if len(difference.terms) != 2 or sum(coefficient for _, coefficient in difference.terms):
+            return None
+        found = [m[0] for m, _ in difference.terms if len(m) == 1 and isinstance(m[0], Symbol) and m[0] in self.peers]
+        if len(found) != 2:
+            return None
+        first, second = sorted(found, key=self.peers.index)
+        return second, Dim.of(first)
 
 
 def _solve(difference: Dim) -> tuple[Symbol, Dim] | None:
@@ -65,7 +79,7 @@ def _solve(difference: Dim) -> tuple[Symbol, Dim] | None:
         numerator = rest * -1 if coefficient > 0 else rest
         scale = abs(coefficient)
         if scale != 1:
-            if any(c % scale for _, c in numerator.terms):
+            if any(c % scale != 0 for _, c in numerator.terms):
                 continue
             numerator = Dim(tuple((m, c // scale) for m, c in numerator.terms))
         return symbol, numerator
