@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-CLEAN, FINDINGS, USAGE, INTERNAL = 0, 1, 2, 3
+CLEAN, FINDINGS, USAGE, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 130
 
 VERBS: dict[str, str] = {
     "check": "report every problem of a spec, with its place and the way out",
@@ -19,11 +20,15 @@ VERBS: dict[str, str] = {
     "explain": "the page about a diagnostic code",
     "compile": "write a model out: source, graph, lock file, report, weights",
     "run": "answer a prompt about an image",
-    "import": "open a published checkpoint folder and write it as a vlmgraph one",
+    "export": "write a model for another runtime",
+    "import": "the spec of a published checkpoint folder, or the whole model as a vlmgraph folder",
     "list": "names of specs, components and presets",
     "schema": "the JSON Schema of specs, for editors",
     "plugins": "who provides which component, and whether it loads",
 }
+
+TAKEN = ("import", "list")
+"""Verbs whose file has an underscore behind its name, which Python uses for something else."""
 
 HELP = f"""usage: vlmgraph VERB ...
 
@@ -45,6 +50,22 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character is no reason to stop
+    try:
+        code = _command(arguments)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # the reader of a pipe went away (`| head`): nothing is left to say, also not while Python shuts down
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLEAN
+
+
+def _command(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP, end="")
         return CLEAN if arguments else USAGE
@@ -59,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         print(f"vlmgraph: there is no verb {verb!r}{hint}\nverbs: {', '.join(VERBS)}", file=sys.stderr)
         return USAGE
-    module = importlib.import_module(f".{verb}_" if verb == "import" else f".{verb}", __name__)
+    module = importlib.import_module(f".{verb}_" if verb in TAKEN else f".{verb}", __name__)
     parser = argparse.ArgumentParser(
         prog=f"vlmgraph {verb}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -71,26 +92,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _guarded(module.run, args)
 
 
-def _guarded(run: object, args: argparse.Namespace) -> int:
+def _guarded(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+    """The verb's exit code; what a user did wrong is printed, a fault of the program is named as one."""
     from ..diagnostics import DiagnosticError
     from .common import UsageError, emit
 
-    assert callable(run)
     try:
-        code: int = run(args)
-        sys.stdout.flush()
-        return code
+        return run(args)
     except DiagnosticError as error:
         return emit(error.diagnostics, getattr(args, "format", "human"))
     except UsageError as error:
         print(f"vlmgraph: {error}", file=sys.stderr)
         return USAGE
-    except KeyboardInterrupt:
-        return 130
     except BrokenPipeError:
-        # the reader of a pipe went away (`| head`): nothing is left to say, also not while Python shuts down
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return CLEAN
+        raise
     except Exception:
         import traceback
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..diagnostics import Diagnostic
+from ..diagnostics import Diagnostic, DiagnosticError
 
 if TYPE_CHECKING:
     from ..spec import Spec
@@ -33,29 +33,23 @@ def overlay_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def findings_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--format", choices=FINDINGS, default="human", help="how findings are printed (default: %(default)s)")
+    format_argument(parser, FINDINGS, "how findings are printed (default: %(default)s)")
 
 
-def overrides(pairs: Iterable[str]) -> dict[str, Any]:
-    """`["a.b=2"]` → `{"a.b": 2}`. A value that is not TOML is a string, so that `llm.act=gelu` needs no quotes.
+def format_argument(parser: argparse.ArgumentParser, choices: Sequence[str], help: str = "default: %(default)s") -> None:
+    """`--format`, and `--json` where that is one of the choices."""
+    parser.add_argument("--format", choices=choices, default=choices[0], help=help)
+    if "json" in choices:
+        parser.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
 
-    Raises UsageError for an entry without `=`.
-    """
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
 
-    found: dict[str, Any] = {}
+def overrides(pairs: Sequence[str]) -> Sequence[str]:
+    """The pairs of --set as they are. Raises UsageError for an entry without a key and `=`."""
     for pair in pairs:
-        key, equals, text = pair.partition("=")
+        key, equals, _ = pair.partition("=")
         if not equals or not key.strip():
             raise UsageError(f"--set {pair}: write KEY=VALUE, for example --set llm.layers=2")
-        try:
-            found[key.strip()] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            found[key.strip()] = text.strip()
-    return found
+    return pairs
 
 
 class UsageError(Exception):
@@ -88,7 +82,7 @@ def colour(stream: Any) -> bool:
 
 
 def write(text: str, output: str | None) -> None:
-    """To the file `output`, whole or not at all, or to stdout."""
+    """To the file `output`, whole or not at all, or to stdout. Raises DiagnosticError where it cannot be written."""
     if output in (None, "-"):
         print(text, end="" if text.endswith("\n") else "\n")
         return
@@ -96,11 +90,20 @@ def write(text: str, output: str | None) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
+        part.write_text(text if text.endswith("\n") else f"{text}\n", encoding="utf-8")
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UsageError(f"cannot write {output}: {error.strerror or error}") from error
+        raise unwritable(output, error) from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def unwritable(output: object, error: OSError) -> DiagnosticError:
+    from ..diagnostics import codes as C
+
+    fix = "choose another place with -o"
+    return DiagnosticError(Diagnostic(C.OUTPUT, f"cannot write {output}: {error.strerror or error}", fix=fix))
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from .common import progress, read, spec_arguments
+from .common import progress, read, spec_arguments, unwritable
 from .show import elaborated, pass_arguments
 
 
@@ -31,16 +31,20 @@ def run(args: argparse.Namespace) -> int:
     from .folder import replacing
 
     spec = read(args)
-    if args.passes or args.print_after or args.time:
-        elaborated(args, spec)
-    output = args.output or "/".join(["build", "-".join(filter(None, (spec.name, args.variant, args.size)))])
+    elaborated(args, spec)  # findings come before torch is imported
+    # a lock file is called alike everywhere: the model's name tells them apart
+    name = spec.model.model.name if spec.name.endswith(".lock") and spec.model.model else spec.name
+    output = args.output or "/".join(["build", "-".join(filter(None, (name, args.variant, args.size)))])
     with replacing(output) as folder:
         with progress(f"building {spec.name}"):
             from .. import api
 
             model = api.compile(spec, device=args.device, dtype=args.dtype, seed=args.seed)
         with progress(f"writing {output}"):
-            model.save(folder)
+            try:
+                model.save(folder)
+            except OSError as error:
+                raise unwritable(output, error) from error
         written = sorted(p.name for p in folder.iterdir())
     print(f"{output}: {', '.join(written)}", file=sys.stderr)
     return 0

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 
-from .common import overrides, write
+from .common import format_argument, overrides, write
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], dest="overrides", help="override a value of the right spec"
     )
-    parser.add_argument("--format", choices=("human", "json"), default="human", help="default: %(default)s")
+    format_argument(parser, ("human", "json"))
     parser.add_argument("-o", "--output", metavar="FILE", help="write to a file")
 
 
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     graphs, names = [], []
     for side in ("left", "right"):
         name, size, variant = getattr(args, side), getattr(args, f"{side}_size") or args.size, getattr(args, f"{side}_variant")
-        changed = overrides(args.overrides) if side == "right" else {}
+        changed = overrides(args.overrides) if side == "right" else ()
         graphs.append(api.elaborate(read_spec(name, size=size, variant=variant, overrides=changed)))
         names.append(
             " ".join(

@@ -12,10 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 
+from .common import format_argument
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help="the built-ins too")
-    parser.add_argument("--format", choices=("human", "json"), default="human", help="default: %(default)s")
+    format_argument(parser, ("human", "json"))
 
 
 def run(args: argparse.Namespace) -> int:

@@ -13,19 +13,19 @@ from __future__ import annotations
 import argparse
 import sys
 
-from .common import UsageError, read, spec_arguments, write
+from .common import UsageError, format_argument, read, spec_arguments, write
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     spec_arguments(parser)
-    parser.add_argument("--format", choices=("text", "svg", "mermaid"), default="text", help="default: %(default)s")
+    format_argument(parser, ("text", "svg", "mermaid"))
     parser.add_argument("--resolved", action="store_true", help="the merged values of the spec, each with its origin")
     parser.add_argument("-o", "--output", metavar="FILE", help="write to a file")
     pass_arguments(parser)
 
 
 def pass_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--passes", metavar="LIST", help="a pipeline of passes, for example carry,infer")
+    parser.add_argument("--pipeline", "--passes", metavar="LIST", dest="passes", help="a pipeline of passes, for example carry,infer")
     parser.add_argument("--print-after", metavar="PASS", action="append", default=[], help="print the graph after a pass, to stderr")
     parser.add_argument("--time", action="store_true", help="print what each pass took, to stderr")
 

@@ -30,7 +30,7 @@ from typing import Any
 
 from ..diagnostics import Collector, Diagnostic, DiagnosticError, Label, Span
 from ..diagnostics import codes as C
-from .safetensors_io import read_json
+from .json_io import read_json
 
 try:
     import tomllib

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
+
+from .digests import digests
 
 if TYPE_CHECKING:
     from ..ir.graph import Graph
@@ -22,15 +22,13 @@ _LINKS = ("of", "copy", "update", "frozen", "role")
 
 
 def lock_text(spec: Spec, graph: Graph) -> str:
-    """TOML. The comments in front name the tool and the digest of the values below."""
-    data = locked(spec.data, graph)
-    body = to_toml(data)
-    try:
-        tool = version("vlmgraph")
-    except PackageNotFoundError:
-        tool = "unknown"
-    digest = hashlib.sha256(json.dumps(plain(spec.data), sort_keys=True).encode()).hexdigest()
-    return f"# written by vlmgraph {tool}; every default and inferred dim is written out\n# spec sha256 {digest}\n\n{body}"
+    """TOML. The comments in front hold a digest of the values below, of the tool, and of each plugin package that the graph uses.
+
+    Reading the text as a spec and locking it again gives the same text.
+    """
+    body = to_toml(locked(spec.data, graph))
+    lines = [f"# sha256 {digest} {what}" for what, digest in digests(body, graph).items()]
+    return "\n".join(["# written by vlmgraph; every default and inferred dim is written out", *lines, "", body])
 
 
 def locked(data: Mapping[str, Any], graph: Graph) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..diagnostics import Diagnostic, DiagnosticError
 from ..diagnostics import codes as C
+from .json_io import read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -83,20 +84,6 @@ class LazyTensor:
     def load(self) -> Tensor:
         self.dtype  # noqa: B018  kinds of numbers that are not read say so
         return self.source.load(self.key)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises DiagnosticError for anything else."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        where = f"{path}:{error.lineno}:{error.colno}"
-        raise DiagnosticError(Diagnostic(C.BAD_CONFIG, f"{where}: not JSON: {error.msg}")) from error
-    except (OSError, UnicodeDecodeError, RecursionError) as error:
-        raise DiagnosticError(Diagnostic(C.BAD_CONFIG, f"{path} cannot be read: {error}")) from error
-    if not isinstance(value, dict):
-        raise DiagnosticError(Diagnostic(C.BAD_CONFIG, f"{path} holds no JSON object"))
-    return value
 
 
 def open_weights(folder: Path) -> dict[str, LazyTensor]:

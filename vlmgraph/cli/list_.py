@@ -11,10 +11,12 @@ from __future__ import annotations
 import argparse
 import json
 
+from .common import format_argument
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", nargs="?", choices=("specs", "components", "presets"), default="specs", help="default: %(default)s")
-    parser.add_argument("--format", choices=("human", "json"), default="human", help="default: %(default)s")
+    format_argument(parser, ("human", "json"))
 
 
 def run(args: argparse.Namespace) -> int:
