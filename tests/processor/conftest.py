@@ -1,4 +1,4 @@
-"""Published processor tables, photos, and processors built of them."""
+"""The processor tables of the bundled specs, photos, and processors built of them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from vlmgraph.ir.types import parse_type
 from vlmgraph.processor import Processor, build_processor
 from vlmgraph.processor.native import grid_tokens
 
@@ -19,7 +20,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-TABLES = Path(__file__).parent / "tables"
+SPECS = Path(__file__).parents[2] / "specs"
 FIXED = {"projector": 576, "wrap": 1227, "llm_proj": 32, "und_adaptor": 576, "gen_adaptor": 576}
 
 
@@ -39,7 +40,7 @@ def counts(node: str, inputs: Any) -> list[int]:
 
 @pytest.fixture(scope="session")
 def tables() -> Callable[[str], dict[str, Any]]:
-    return lambda name: read(TABLES / f"{name}.toml")
+    return lambda name: read(SPECS / f"{name}.toml")
 
 
 @pytest.fixture(scope="session")
@@ -49,9 +50,12 @@ def load() -> Callable[[Path], dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def build(tables: Callable[[str], dict[str, Any]]) -> Callable[..., Processor]:
-    def made(name: str, **options: Any) -> Processor:
+    def made(name: str, change: dict[str, dict[str, Any]] | None = None, **options: Any) -> Processor:
         spec = tables(name)
-        return build_processor(spec["processor"], spec["tokens"], counts, **options)
+        for entry, fields in (change or {}).items():
+            spec["processor"][entry] |= fields
+        inputs = {key: parse_type(text) for key, text in spec["inputs"].items()}
+        return build_processor(spec["processor"], spec["tokens"], counts, inputs=inputs, **options)
 
     return made
 

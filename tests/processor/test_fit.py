@@ -97,7 +97,7 @@ def test_batches(build: Any) -> None:
     assert idefics["pixel_values"].shape == (2, 2, 3, 224, 224)
     first = idefics["pixel_values"][..., 0, 0, 0]
     assert first[0, 0] < first[1, 0] < first[1, 1]
-    assert idefics["pixel_mask"].tolist() == [[True, False], [True, True]]
+    assert not first[0, 1]
 
 
 def test_clips_are_sampled(build: Any) -> None:

@@ -190,15 +190,12 @@ def test_numbers_of_pictures_must_fit(build: Any) -> None:
     assert (nested["input_ids"] == 0).sum(axis=1).tolist() == [2454, 1227]
 
 
-def test_too_long(build: Any, tables: Any) -> None:
-    spec = tables("llava-1.5")
-    spec["processor"]["input_ids"] |= {"max_length": 500}
-    tight = build_processor(spec["processor"], spec["tokens"], {"projector": 576})
+def test_too_long(build: Any) -> None:
+    tight = build("llava-1.5", {"input_ids": {"max_length": 500}})
     code, message = code_of(tight, text="<image>", images=RED)
     assert code == "VG0709" and "577 tokens, 576 of them for pictures" in message
     assert tight(text="short")["input_ids"].shape == (1, 6)
-    spec["processor"]["input_ids"] |= {"max_length": 580, "truncate": "left"}
-    cut = build_processor(spec["processor"], spec["tokens"], {"projector": 576})
+    cut = build("llava-1.5", {"input_ids": {"max_length": 580, "truncate": "left"}})
     assert code_of(cut, text="<image>abcd", images=RED)[0] == "VG0709"  # a picture is never cut
     assert cut.decode(cut(text="abcd<image>", images=RED)["input_ids"][0]) == "bcd"
 

@@ -162,7 +162,8 @@ def _known(name: str, path: tuple[str, ...], what: str, among: Collection[str] |
 def _tokens(name: str, text: Text, tokens: Mapping[str, int], fault: Fault) -> None:
     used: dict[tuple[str, ...], str] = {("place", t): t for t in text.place}
     used |= {(key,): value for key in ("bos", "eos", "pad") if isinstance(value := getattr(text, key), str)}
-    used |= {("wrap", str(i)): t for i, t in enumerate(text.wrap or ()) if isinstance(t, str)}
+    for key in ("wrap", "stop"):
+        used |= {(key, str(i)): t for i, t in enumerate(getattr(text, key) or ()) if isinstance(t, str)}
     for path, token in used.items():
         if token not in tokens:
             near = get_close_matches(token, tokens, 1)

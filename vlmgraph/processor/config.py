@@ -43,8 +43,8 @@ class Pixels(Config):
     """A number m is mean m and deviation m: 0.5 maps to [-1, 1]."""
     rescale: Rate = 1 / 255
     resample: Literal["bicubic", "bilinear", "lanczos", "nearest"] = "bicubic"
-    alpha: Literal["drop"] | tuple[Byte, Byte, Byte] = (255, 255, 255)
-    """A picture with transparency is put on this colour; `drop` shows the colour below the transparency."""
+    alpha: Literal["drop"] | tuple[Byte, Byte, Byte] = "drop"
+    """A picture with transparency is put on this colour; `drop` shows the colour below the transparency, as most published code does."""
     also: dict[str, str] = {}
     """Further inputs that this entry fills, each with what goes there."""
 
@@ -89,6 +89,8 @@ class Image(Pixels, name="processor.image"):
     size: Side | tuple[Side, Side] | None = None
     """A square's side, or (height, width). None: what the input of the model says."""
     fit: Literal["crop", "pad", "longest", "squash"] = "crop"
+    short: Side | None = None
+    """`crop` resizes the shortest edge to this first; None: the longer side of `size`."""
     pad: Byte | Literal["mean"] | tuple[Byte, Byte, Byte] = 0
     rounding: Literal["floor", "nearest"] = "floor"
     """The resized length of the other side."""
@@ -106,6 +108,8 @@ class Image(Pixels, name="processor.image"):
     def _square(self) -> Image:
         if self.fit in ("pad", "longest") and isinstance(self.size, tuple) and self.size[0] != self.size[1]:
             raise ValueError(f'fit = "{self.fit}" makes a square, so size must be one number')
+        if self.short is not None and isinstance(self.size, int) and self.short < self.size:
+            raise ValueError(f"short is {self.short}, which holds no crop of {self.size}")
         if "mask" in self.also.values() and self.batch == "images":
             raise ValueError('a mask over media needs batch = "samples" or "clips"')
         return self
@@ -173,9 +177,13 @@ class Place(BaseModel):
 
 
 class Text(Config, name="processor.text"):
-    """Texts to ids `[B, T]`, placeholders expanded. `also`: `mask`, `labels`."""
+    """Texts to ids `[B, T]`, placeholders expanded.
 
-    gives: ClassVar[tuple[str, ...]] = ("mask", "labels")
+    `also`: `mask`, `labels`, and `media [B, T, M]`, which pictures a token may attend to: the last one at or before it, none from the
+    end token on until the next (Flamingo, arXiv 2204.14198, section 2.3).
+    """
+
+    gives: ClassVar[tuple[str, ...]] = ("mask", "labels", "media")
 
     tokenizer: str = Field("", pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$|^$")
     """A name; the files are looked for in the folder of that name beside the weights, then in the folder itself."""
@@ -186,6 +194,8 @@ class Text(Config, name="processor.text"):
     """Where pictures go for which the text has no placeholder."""
     bos: Token | None = None
     eos: Token | None = None
+    stop: tuple[Token, ...] = ()
+    """Tokens that end an answer. Empty: `eos`."""
     pad: Token = 0
     pad_side: Literal["left", "right"] = "right"
     padding: Literal["longest", "max"] = "longest"
@@ -207,6 +217,8 @@ class Text(Config, name="processor.text"):
         _check_also(self.also, type(self).gives)
         if self.padding == "max" and self.max_length is None:
             raise ValueError('padding = "max" needs max_length')
+        if "media" in self.also.values() and not self.place:
+            raise ValueError("media need a placeholder in `place`")
         if self.at == "after_bos" and self.bos is None:
             raise ValueError('at = "after_bos" needs bos')
         if self.at != "inline" and not self.place:

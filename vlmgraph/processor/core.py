@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +26,8 @@ from .tokenizer import find_tokenizer
 if TYPE_CHECKING:
     import PIL.Image
 
-Counts = Mapping[str, int] | Callable[[str, Mapping[str, np.ndarray]], Sequence[int]]
-"""Tokens that a node makes of a picture: a fixed number by node, or one for each picture of these inputs, in their order."""
+Counts = Mapping[str, int] | Callable[[str, Mapping[str, np.ndarray]], "int | Sequence[int]"]
+"""Tokens that a node makes of a picture: fixed, or one number for each picture of these inputs, in their order."""
 
 
 class Processor:
@@ -116,7 +116,8 @@ class Processor:
                 missing = f"it is not known how many tokens `{slot.place.node}` makes of a picture"
                 raise problem(problems.CALL, missing, "build the processor with a count for this node")
             return [self.counts[slot.place.node]] * pictures
-        counts = [int(n) for n in self.counts(slot.place.node, inputs)]
+        found = self.counts(slot.place.node, inputs)
+        counts = [found] * pictures if isinstance(found, int) else [int(n) for n in found]
         if len(counts) != pictures:
             raise ValueError(f"{slot.place.node}: {len(counts)} token counts for {pictures} pictures")
         return counts
@@ -208,17 +209,20 @@ def build_processor(
     counts: Counts,
     *,
     inputs: Mapping[str, Type] | None = None,
+    outputs: Collection[str] | None = None,
+    nodes: Collection[str] | None = None,
     vocab: int | Mapping[str, int] | None = None,
     folder: str | Path | None = None,
     locate: Locate = lambda path: None,
 ) -> Processor:
     """The processor of `[processor]` and `[tokens]`.
 
-    `inputs` are the typed inputs of the spec, which give pictures their size. `vocab` is the size of the text embedding, or the
+    `inputs` are the typed inputs of the spec, which give pictures their size; names are held against `inputs`, `outputs` and `nodes`
+    where these are given. `vocab` is the size of the text embedding, or the
     sizes by entry; `folder` is where tokenizers are looked for.
     Raises DiagnosticError with every fault of the tables.
     """
-    entries, faults = read_tables(tables, tokens, inputs, locate=locate)
+    entries, faults = read_tables(tables, tokens, inputs, outputs, nodes, locate)
     if faults:
         raise DiagnosticError(*faults)
     notes: list[Diagnostic] = []
@@ -226,7 +230,7 @@ def build_processor(
     for name, config in entries.texts.items():
         size = vocab.get(name) if isinstance(vocab, Mapping) else vocab
         tokenizer, note = find_tokenizer(Path(folder) if folder else None, config.tokenizer, tokens, size, config.lower)
-        if note is not None and note not in notes:
+        if note is not None and not notes:  # said once, not for every entry
             notes.append(note)
         slots = [Slot(t, tokens[t], place, entries.media_of(config, t) or "") for t, place in config.places().items()]
         encoders[name] = TextEncoder(name, config, slots, tokenizer)

@@ -80,9 +80,9 @@ def _contained(size: tuple[int, int], side: int, config: Image) -> tuple[int, in
 
 
 def _crop(image: PIL.Image.Image, config: Image, filter_: Resampling) -> PIL.Image.Image:
-    """The shortest edge to the longer side of the crop, then its centre."""
+    """The shortest edge to `short` or the longer side of the crop, then its centre."""
     height, width = config.hw()
-    short = max(height, width)
+    short = config.short or max(height, width)
     if image.width <= image.height:
         size = short, max(_whole(short * image.height / image.width, config), short)
     else:

@@ -32,6 +32,7 @@ class TextEncoder:
     def __init__(self, name: str, config: Text, slots: Sequence[Slot], tokenizer: Tokenizer) -> None:
         self.name, self.config, self.slots, self.tokenizer = name, config, tuple(slots), tokenizer
         self.bos, self.eos, self.pad = (self.id(t) for t in (config.bos, config.eos, config.pad))
+        self.stop = tuple(dict.fromkeys(i for t in config.stop or (config.eos,) if (i := self.id(t)) is not None))
         self.wrap = None if config.wrap is None else tuple(self.id(t) for t in config.wrap)
 
     def id(self, token: int | str | None) -> int | None:
@@ -82,7 +83,7 @@ class TextEncoder:
         groups: Mapping[str, list[int]],
         counts: Mapping[str, list[int]],
     ) -> dict[str, np.ndarray]:
-        """`ids [B, T]`, `mask [B, T]` (True = real) and `labels [B, T]` (-100 = ignored).
+        """`ids [B, T]`, `mask [B, T]` (True = real), `labels [B, T]` (-100 = ignored) and `media [B, T, M]`.
 
         `counts`: tokens of each picture by placeholder.
         """
@@ -109,7 +110,20 @@ class TextEncoder:
                 after = pieces[k + 1].id if k + 1 < len(pieces) else None
                 body += self._expanded(found, n, before, after)
             rows.append(self._row(ahead, body, said))
-        return self._padded(rows)
+        result = self._padded(rows)
+        if "media" in self.config.also.values():
+            result["media"] = self._media(result["ids"], max((max(g, default=0) for g in groups.values()), default=0))
+        return result
+
+    def _media(self, ids: np.ndarray, most: int) -> np.ndarray:
+        """Whether a token may attend to picture m of its text: `[B, T, M]`, M at least 1."""
+        seen = np.isin(ids, [slot.id for slot in self.slots])
+        number = seen.cumsum(axis=1)
+        ended = np.zeros_like(seen)
+        for t in range(1, ids.shape[1]):  # behind an end token there is no picture until the next one
+            ended[:, t] = (ended[:, t - 1] | np.isin(ids[:, t - 1], self.stop)) & ~seen[:, t]
+        number[ended] = 0
+        return number[..., None] == np.arange(1, max(most, 1) + 1)
 
     def _expanded(self, slot: Slot, n: int, before: int | None, after: int | None) -> list[tuple[int, bool]]:
         inner = [(slot.id, False)] * n

@@ -142,14 +142,25 @@ class Tokenizer:
         return "".join(parts)
 
 
+def files(folder: Path | None, name: str) -> Path | None:
+    """The tokenizer of an entry: `folder/name/tokenizer.json`, else `folder/tokenizer.json`."""
+    places = [] if folder is None else [folder / name / "tokenizer.json"] * bool(name) + [folder / "tokenizer.json"]
+    return next((path for path in places if path.is_file()), None)
+
+
+def token_ids(path: Path, names: Iterable[str]) -> dict[str, int]:
+    """The ids that a tokenizer file has for whole tokens."""
+    library = FileVocabulary(path, {}).library
+    return {name: index for name in names if (index := library.token_to_id(name)) is not None}
+
+
 def find_tokenizer(
     folder: Path | None, name: str, tokens: Mapping[str, int], size: int | None, lower: bool = False
 ) -> tuple[Tokenizer, Diagnostic | None]:
-    """The tokenizer of an entry: `folder/name/tokenizer.json`, else `folder/tokenizer.json`, else bytes with a warning VG0711."""
-    places = [] if folder is None else [folder / name / "tokenizer.json"] * bool(name) + [folder / "tokenizer.json"]
-    for path in places:
-        if path.is_file():
-            return Tokenizer(FileVocabulary(path, tokens), tokens, size, lower), None
+    """The tokenizer of an entry by its file, else bytes with a warning VG0711."""
+    path = files(folder, name)
+    if path is not None:
+        return Tokenizer(FileVocabulary(path, tokens), tokens, size, lower), None
     vocabulary = ByteVocabulary(tokens.values(), size)
     how = "bytes" if not vocabulary.shared else f"bytes modulo {len(set(vocabulary.ids))}, since the vocabulary is that small"
     said = f"no tokenizer.json{f' in {folder}' if folder else ''}: text is encoded by a stand-in ({how})"

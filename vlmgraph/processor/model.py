@@ -1,0 +1,120 @@
+"""The processor of one model: the spec's `[processor]` tables, the token counts of its graph, and what its folder says.
+
+Where no tokenizer is found, text is encoded as bytes (`tokenizer.ByteVocabulary`), with the warning VG0711. A token that the tables name
+and neither `[tokens]` nor a tokenizer knows then gets the highest id that is free, so that every model runs, with or without files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..ir.dims import Dim, Symbol
+from ..ir.graph import CALL, Graph
+from . import problems
+from .core import Processor, build_processor
+from .problems import problem
+from .published import overlaid
+from .tokenizer import files, token_ids
+
+if TYPE_CHECKING:
+    from ..diagnostics.core import Span
+    from ..spec import Spec
+
+TEXT_TYPES = ("processor.text", "processor.chat")
+
+
+def model_processor(spec: Spec, graph: Graph, folder: str | Path | None = None) -> Processor:
+    """The processor of a compiled model; `folder` is where it was loaded from (tokenizer.json, preprocessor_config.json).
+
+    Raises DiagnosticError with every fault of the tables or the files.
+    """
+    tables = spec.data.get("processor") or {}
+    if not any(isinstance(t, Mapping) and t.get("type") for t in tables.values()):
+        fix = "write [processor.INPUT] tables: see a bundled spec, for example llava-1.5"
+        raise problem(problems.CONFIG, f"{graph.name} says nothing of how pictures and texts become its inputs", fix)
+    place = Path(folder) if folder is not None else None
+    if place is not None:
+        tables = overlaid(tables, place)
+    vocabulary = {name: size for name in graph.inputs if (size := vocabulary_size(graph, name)) is not None}
+    tokens = known_tokens(tables, graph.tokens, vocabulary, place)
+
+    def locate(path: tuple[str, ...]) -> Span | None:
+        label = spec.label(("processor", *path))
+        return label.span if label else None
+
+    return build_processor(
+        tables, tokens, token_counts(graph), inputs=graph.inputs, outputs=graph.outputs, nodes=graph.types(),
+        vocab=vocabulary, folder=place, locate=locate,
+    )  # fmt: skip
+
+
+def vocabulary_size(graph: Graph, name: str) -> int | None:
+    """Ids that an input may hold: the smallest of the embeddings that read it."""
+    sizes = []
+    for node in graph.nodes:
+        if node.op == CALL and name in node.sources():
+            config = graph.config(node)
+            vocab = getattr(config, "vocab", None)
+            if isinstance(vocab, int):
+                sizes.append(vocab + (getattr(config, "added", None) or 0))
+    return min(sizes, default=None)
+
+
+def token_counts(graph: Graph) -> Callable[[str, Mapping[str, np.ndarray]], int | Sequence[int]]:
+    """How many tokens a value of the graph has for each picture, from its type: fixed, or by the grid that owns its packed dim."""
+    types = graph.types()
+    owners = {dim: owner for type_ in graph.inputs.values() for dim, owner in type_.owners}
+
+    def counts(node: str, inputs: Mapping[str, np.ndarray]) -> int | Sequence[int]:
+        type_ = types.get(graph.resolve(node), types.get(node))
+        length = type_.dims[-2] if type_ is not None and len(type_.dims) > 1 else None
+        if length is None:
+            raise problem(problems.NAME, f"{graph.name} has no tokens called `{node}`", "place the token count of a node of the graph")
+        if length.constant is not None:
+            return length.constant
+        packed = next((s for s in length.symbols() if owners.get(s.name) in inputs), None)
+        if packed is None or len(length.symbols()) > 1:
+            raise problem(problems.CALL, f"`{node}` has {length} tokens, which no input decides", "place a node whose length is known")
+        return [_value(length, packed, int(n)) for n in inputs[owners[packed.name]].prod(axis=1)]
+
+    return counts
+
+
+def _value(length: Dim, symbol: Symbol, n: int) -> int:
+    value = length.substitute({symbol: Dim.of(n)}).constant
+    assert value is not None
+    return value
+
+
+def known_tokens(
+    tables: Mapping[str, Any], declared: Mapping[str, int], vocabulary: Mapping[str, int], folder: Path | None
+) -> dict[str, int]:
+    """`[tokens]`, and ids for what the tables name beyond them: from the tokenizer of the entry, else the highest ids that are free."""
+    tokens = dict(declared)
+    for name, table in tables.items():
+        if not isinstance(table, Mapping) or table.get("type") not in TEXT_TYPES:
+            continue
+        missing = [t for t in dict.fromkeys(_named(table)) if t not in tokens]
+        if not missing:
+            continue
+        found = files(folder, str(table.get("tokenizer", "")))
+        if found is not None:
+            tokens |= token_ids(found, missing)
+        elif folder is not None and name in vocabulary:
+            taken = set(tokens.values())
+            free = (i for i in range(vocabulary[name] - 1, 0, -1) if i not in taken)
+            tokens |= dict(zip(missing, free))
+    return tokens
+
+
+def _named(table: Mapping[str, Any]) -> Iterator[str]:
+    """The tokens an entry names."""
+    place = table.get("place")
+    yield from place if isinstance(place, Mapping) else ()
+    for key in ("bos", "eos", "pad", "wrap", "stop"):
+        value = table.get(key)
+        yield from (t for t in (value if isinstance(value, list) else [value]) if isinstance(t, str))

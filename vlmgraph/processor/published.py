@@ -1,0 +1,192 @@
+"""preprocessor_config.json of a published checkpoint over the spec's tables: every key is mapped, ignored, or refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..diagnostics.core import Diagnostic, DiagnosticError, Label, Span
+from . import problems
+
+FILES = {
+    "processor.image": ("preprocessor_config.json", "image_processor"),
+    "processor.native": ("preprocessor_config.json", "image_processor"),
+    "processor.frames": ("video_preprocessor_config.json", "video_processor"),
+}
+"""By kind of entry: its file, and its part of processor_config.json, where newer releases keep both."""
+
+RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+"""Pillow's numbers."""
+
+IGNORED = frozenset({
+    "auto_map", "crop_pct", "data_format", "default_to_square", "device", "disable_grouping", "do_convert_rgb", "feature_extractor_type",
+    "image_num_channels", "image_processor_type", "image_seq_length", "input_data_format", "num_image_tokens", "pad_size",
+    "processor_class", "return_metadata", "return_tensors", "video_metadata", "video_processor_type", "_valid_processor_keys",
+    "do_sample_frames", "image_token",
+})  # fmt: skip
+"""Names of classes, and keys that say nothing of the result."""
+
+NUMBERS = {
+    "patch_size": "patch", "merge_size": "merge", "temporal_patch_size": "temporal", "min_pixels": "min_pixels", "max_pixels": "max_pixels",
+    "min_size": "min_side", "rescale_factor": "rescale", "fps": "fps", "min_frames": "min_frames", "max_frames": "max_frames",
+}  # fmt: skip
+
+
+def overlaid(tables: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The tables with what the folder's configuration of the processor says. Raises DiagnosticError with every key it cannot honour."""
+    result = {name: dict(t) if isinstance(t, Mapping) else t for name, t in tables.items()}
+    faults: list[Diagnostic] = []
+    seen: set[str] = set()
+    for table in result.values():
+        kind = table.get("type") if isinstance(table, Mapping) else None
+        # of several entries of a kind, only the first is what people give to the published processor
+        if kind not in FILES or kind in seen or table.get("inverse"):
+            continue
+        seen.add(kind)
+        path, config = _config(folder, *FILES[kind])
+        if config is not None:
+            table.update(_Read(path, config, dict(table), faults).table())
+    if faults:
+        raise DiagnosticError(*faults)
+    return result
+
+
+def _config(folder: Path, name: str, part: str) -> tuple[Path, dict[str, Any] | None]:
+    for path, key in ((folder / name, None), (folder / "processor_config.json", part)):
+        if not path.is_file():
+            continue
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise DiagnosticError(Diagnostic(problems.CONFIG, f"{path} cannot be read: {error}", fix="copy the file again")) from None
+        if key is not None:
+            config = config.get(key) if isinstance(config, dict) else None
+            if config is None:
+                continue
+        if not isinstance(config, dict):
+            raise DiagnosticError(Diagnostic(problems.CONFIG, f"{path} holds no table", fix="copy the file again"))
+        return path, config
+    return folder / name, None
+
+
+class _Read:
+    """One configuration as the fields of an entry."""
+
+    def __init__(self, path: Path, config: dict[str, Any], base: dict[str, Any], faults: list[Diagnostic]) -> None:
+        self.path, self.config, self.base, self.faults = path, config, base, faults
+        self.left = {k for k, v in config.items() if v is not None and k not in IGNORED}
+
+    def take(self, key: str, default: Any = None) -> Any:
+        self.left.discard(key)
+        value = self.config.get(key)
+        return default if value is None else value
+
+    def refuse(self, key: str, reason: str, fix: str = "write a spec with a [processor] of its own for this checkpoint") -> None:
+        shown = json.dumps(self.config.get(key))[:80]
+        self.faults.append(Diagnostic(problems.CONFIG, f"{self.path.name}: {key} = {shown} {reason}", _line(self.path, key), fix=fix))
+
+    def table(self) -> dict[str, Any]:
+        fields: dict[str, Any] = {}
+        for key, field in NUMBERS.items():
+            value = self.take(key)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                self.refuse(key, "is not a number")
+            else:
+                fields[field] = value
+        for key in ("do_resize", "do_rescale", "do_normalize"):
+            if self.take(key, True) is False:
+                if key == "do_normalize":
+                    fields["stats"] = {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
+                elif key == "do_rescale":
+                    fields["rescale"] = 1.0
+                else:
+                    self.refuse(key, "is not supported: the model takes pictures of one size")
+        self.statistics(fields)
+        resample = self.take("resample")
+        if resample is not None:
+            if resample in RESAMPLE and not isinstance(resample, bool):
+                fields["resample"] = RESAMPLE[resample]
+            else:
+                self.refuse("resample", "is not supported", "use 0 (nearest), 1 (lanczos), 2 (bilinear) or 3 (bicubic)")
+        colour = self.take("background_color")
+        if colour is not None:
+            fields["pad"] = list(colour) if isinstance(colour, (list, tuple)) else colour
+        (self.budget if self.base["type"] != "processor.image" else self.fitting)(fields)
+        for key in sorted(self.left):
+            self.refuse(key, "is not known")
+        return fields
+
+    def statistics(self, fields: dict[str, Any]) -> None:
+        mean, std = (self.take(key) for key in ("image_mean", "image_std"))
+        if (mean is None and std is None) or "stats" in fields:
+            return
+        values = [[v] * 3 if isinstance(v, (int, float)) else v for v in (mean, std)]
+        if not all(isinstance(v, list) and len(v) == 3 for v in values):
+            self.refuse("image_mean", "and image_std are not three numbers each")
+            return
+        fields["stats"] = dict(zip(("mean", "std"), values))
+
+    def budget(self, fields: dict[str, Any]) -> None:
+        """Pictures at their own resolution: the area in pixels, under the older or the newer name."""
+        size = self.take("size")
+        if isinstance(size, dict):
+            for key, field in (("shortest_edge", "min_pixels"), ("longest_edge", "max_pixels")):
+                if isinstance(size.get(key), int):
+                    fields[field] = size[key]
+        elif size is not None:
+            self.refuse("size", "is no area")
+
+    def fitting(self, fields: dict[str, Any]) -> None:
+        """Which way a picture comes to its size."""
+        square = self.take("image_size")
+        size, crop = _sides(self.take("size", square)), _sides(self.take("crop_size"))
+        cropped, padded = self.take("do_center_crop", False), self.take("do_pad", False)
+        if size is None:
+            if self.config.get("size") is not None:
+                self.refuse("size", "is no size that is understood")
+            return
+        if self.base.get("fit") == "longest":  # transformers rounds the other side, the published code cuts it off
+            fields |= {"size": _one(size), "rounding": "nearest"}
+        elif isinstance(size, int) and not cropped:
+            self.refuse("size", "leaves the longer edge open: the model takes pictures of one size")
+        elif isinstance(size, int):
+            fields |= {"fit": "crop", "short": size, "size": _one(crop or (size, size))}
+        elif cropped and crop is not None and crop != size:
+            self.refuse("crop_size", f"differs from the size, which is {list(size)}")
+        else:
+            fields |= {"fit": "pad" if padded else "squash", "size": _one(size)}
+
+
+def _sides(value: Any) -> int | tuple[int, int] | None:
+    """(height, width), or the shortest edge alone as a number."""
+    if isinstance(value, bool) or value is None:
+        return None
+    if isinstance(value, int):
+        return value, value
+    if isinstance(value, dict):
+        if isinstance(value.get("shortest_edge"), int) and "height" not in value:
+            return int(value["shortest_edge"])
+        sides = value.get("height"), value.get("width")
+        if all(isinstance(s, int) for s in sides):
+            return sides  # type: ignore[return-value]
+    return None
+
+
+def _one(size: int | tuple[int, int]) -> int | list[int]:
+    return size if isinstance(size, int) else size[0] if size[0] == size[1] else list(size)
+
+
+def _line(path: Path, key: str) -> Label | None:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    for number, line in enumerate(lines, 1):
+        column = line.find(f'"{key}"')
+        if column >= 0:
+            return Label(Span(str(path), number, column + 1, number, column + len(key) + 3))
+    return None
