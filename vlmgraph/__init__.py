@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
@@ -14,5 +16,17 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         from . import api
 
-        return getattr(api, name)
+        function = globals()[name] = getattr(api, name)
+        return function
     raise AttributeError(f"module 'vlmgraph' has no attribute {name!r}")
+
+
+class _Package(ModuleType):
+    """`vlmgraph.export` is the function, also after somebody imports the folder of that name."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in __all__ and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -22,12 +22,26 @@ def build_modules(graph: Graph, root: nn.Module) -> None:
 
 
 def build_one(graph: Graph, id: str, config: Component) -> nn.Module:
+    """A component's module. Raises DiagnosticError at the component's place in the spec, whatever its author's code raises."""
+    label = graph.labels.get(f"component:{id}")
     try:
-        return config.build()
-    except (TypeError, ValueError, AttributeError) as error:
-        # the constructor is the component author's code; the spec line is the user's place
-        label = graph.labels.get(f"component:{id}")
-        raise DiagnosticError(Diagnostic(C.BUILD_FAILED, f"{id} ({config.kind}) cannot be built: {error}", label)) from error
+        module = config.build()
+    except Exception as error:
+        text = f"{id} ({config.kind}) cannot be built: {type(error).__name__}: {error}"
+        raise DiagnosticError(Diagnostic(C.BUILD_FAILED, text, label)) from error
+    for path, part in module.named_modules():
+        if has_own(part) and not callable(getattr(part, "reset_parameters", None)):
+            text = f"{id} ({config.kind}) would hold uninitialised memory: {type(part).__name__} has no reset_parameters"
+            fix = "give the module a reset_parameters() that fills its own parameters and buffers"
+            raise DiagnosticError(Diagnostic(C.BUILD_FAILED, text, label, notes=(f"at {path or 'its root'}",), fix=fix))
+    return module
+
+
+def has_own(module: nn.Module) -> bool:
+    """Whether a module holds parameters or buffers that nobody but itself can fill."""
+    if isinstance(module, (nn.ParameterDict, nn.ParameterList)):
+        return False  # their owner fills them
+    return bool([*module.parameters(recurse=False), *module.buffers(recurse=False)])
 
 
 def place(root: nn.Module, id: str, module: nn.Module) -> None:
@@ -82,12 +96,9 @@ def allocate(root: nn.Module, device: str | torch.device, dtype: torch.dtype) ->
     root.to_empty(device=device)
     restore(root, ties)
     for module in root.modules():
-        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
         reset: Any = getattr(module, "reset_parameters", None)
         if callable(reset):
             reset()
-        elif own and not isinstance(module, (nn.ParameterDict, nn.ParameterList)):
-            raise AssertionError(f"{type(module).__name__} has parameters or buffers but no reset_parameters")
     for module in root.modules():
         init: Any = getattr(module, "init_weights", None)
         if callable(init):

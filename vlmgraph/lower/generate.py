@@ -37,7 +37,8 @@ def generate(
     """Sample or take the most likely token until `eos_token_id` or `max_new_tokens`.
 
     input_ids [B, T]; returns [B, T + new] (an encoder-decoder model returns its decoder's ids [B, 1 + new]).
-    `streamer` is called with each step's tokens [B]. Raises DiagnosticError when no program generates.
+    `streamer` is called with each step's tokens [B]. Raises DiagnosticError when no program generates, and for a prompt that is
+    padded on the right: its next token would be read off the padding.
     """
     name = "generate" if "generate" in model.programs else model.main
     program = model.programs[name]
@@ -49,6 +50,8 @@ def generate(
         start = int(model.graph.tokens.get("<decoder_start>", 0))
         batch = len(next(v for v in inputs.values() if isinstance(v, Tensor)))
         inputs[written] = torch.full((batch, 1), start, dtype=torch.long, device=model.device)
+    elif written == "input_ids":
+        check_padding(inputs.get("attention_mask"))
     ids = inputs[written]
     stop = {eos_token_id} if isinstance(eos_token_id, int) else set(eos_token_id or ())
     caches = new_caches(model, name) if use_cache else {}
@@ -74,9 +77,16 @@ def generate(
             step_inputs = decode_inputs(model, step_inputs, token[:, None], out, written)
             out = program.run(step_inputs, caches, step=True)
         else:
-            step_inputs[written] = ids
+            step_inputs |= {written: ids, **{k: with_last(step_inputs[k]) for k in seen_by_token(model, step_inputs, written)}}
             out = program.run(step_inputs)
     return ids
+
+
+def check_padding(mask: Tensor | None) -> None:
+    if mask is not None and not bool(mask[:, -1].all()):
+        row = int((mask[:, -1] == 0).nonzero()[0])
+        fix = 'pad on the left: `padding_side = "left"`'
+        raise DiagnosticError(Diagnostic(C.BAD_INPUT_VALUE, f"row {row} of the prompt is padded on the right", fix=fix))
 
 
 def new_caches(model: CompiledModel, name: str) -> dict[str, Any]:
@@ -93,18 +103,22 @@ def decode_inputs(model: CompiledModel, last: dict[str, Any], token: Tensor, out
     """Inputs of the next step: the new token, the mask, what is carried; no images any more."""
     kept = {k: v for k, v in last.items() if k in model.graph.inputs and model.graph.inputs[k].kind not in IMAGE_KINDS}
     kept = {k: v for k, v in kept.items() if k in (written, "attention_mask")}
-    types = model.graph.inputs
-    along = [k for k in kept_masks(model, last) if types[k].dims[1] == types[written].dims[1]]
-    kept |= {k: last[k][:, -1:] for k in along}  # a new token may attend to what the last one may
+    kept |= {k: last[k][:, -1:] for k in seen_by_token(model, last, written)}
     carried = {k: v for k, v in last.items() if k not in model.graph.inputs}
     carried |= {k.partition(".")[2]: v for k, v in out.items() if k.startswith("carry.")}
     return {**kept, **carried, written: token}
 
 
-def kept_masks(model: CompiledModel, last: dict[str, Any]) -> list[str]:
-    """Inputs that say for every token what it may attend to beside the text: mask[B, T, ...]."""
+def seen_by_token(model: CompiledModel, inputs: dict[str, Any], written: str) -> list[str]:
+    """Inputs that say for every token what it may attend to beside the text: mask[B, T, ...]. A new token may attend to what the
+    last one may."""
     types = model.graph.inputs
-    return [k for k in last if k in types and types[k].kind == "mask" and len(types[k].dims) > 2]
+    masks = [k for k in inputs if k in types and types[k].kind == "mask" and len(types[k].dims) > 2]
+    return [k for k in masks if types[k].dims[1] == types[written].dims[1]]
+
+
+def with_last(mask: Tensor) -> Tensor:
+    return torch.cat([mask, mask[:, -1:]], dim=1)
 
 
 def choose(logits: Tensor, sample: bool, temperature: float, top_k: int, top_p: float, generator: torch.Generator | None) -> Tensor:

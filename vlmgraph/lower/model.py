@@ -9,16 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from ..diagnostics import Diagnostic, DiagnosticError
+from ..diagnostics import Collector, Diagnostic, DiagnosticError
 from ..diagnostics import codes as C
 from ..ir.graph import Graph
 from ..ir.types import Type
+from ..passes.objectives import objective_graph
 from ..passes.slice import MissingInput, ProgramGraph, slice_program
 from ..spec import Spec
 from .build import allocate, build_modules
 from .generate import generate
 from .inputs import prepared
 from .program import lower_program
+from .sample_image import draw, pixels
 
 
 class CompiledProgram:
@@ -130,9 +132,9 @@ class CompiledModel(nn.Module):
     def objective_graph(self, name: str) -> Graph:
         """The graph with an objective's own nodes and rebound ports, typed anew."""
         if name not in self._objective_graphs:
-            from ..api import objective_graph
-
-            self._objective_graphs[name] = objective_graph(self.spec, name.partition(".")[2])
+            found = Collector()
+            self._objective_graphs[name] = objective_graph(self.graph, name.partition(".")[2], found)
+            found.stop()
         return self._objective_graphs[name]
 
     def prepare(self, inputs: Mapping[str, Any], program: str) -> dict[str, Any]:
@@ -140,16 +142,33 @@ class CompiledModel(nn.Module):
         return prepared(inputs, self.accepted(program), self.graph.name, self.dtype)
 
     def accepted(self, program: str) -> dict[str, Type]:
-        """What may be given: the graph's inputs and the values a program is cut at."""
-        types = dict(self.graph.inputs)
+        """What may be given: the graph's inputs (of an objective as its loss takes them) and the values a program is cut at."""
+        types = dict(self.programs[program].source.inputs if program in self.programs else self.graph.inputs)
         declared = self.graph.programs.get(program)
         for cut in (declared.inputs or ()) if declared else ():
             types.setdefault(cut, self.graph.types()[self.graph.resolve(cut)])
         return types
 
-    def generate(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Prompt and new tokens, [B, T + new]. Argument names as in transformers; see `vlmgraph.lower.generate`."""
-        return generate(self, *args, **kwargs)
+    def generate(self, *args: Any, generation_mode: str = "text", **kwargs: Any) -> Tensor:
+        """Prompt and new tokens, [B, T + new]. Argument names as in transformers; see `vlmgraph.lower.generate`.
+
+        With `generation_mode="image"` the codes of an image instead, [B, count] (`vlmgraph.lower.sample_image`).
+        """
+        if generation_mode not in ("text", "image"):
+            raise ValueError(f"generation_mode is 'text' or 'image', not {generation_mode!r}")
+        return draw(self, *args, **kwargs)[1] if generation_mode == "image" else generate(self, *args, **kwargs)
+
+    def generate_image(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Pixels [B, 3, H, W] of an image for each prompt, by a spec that declares a procedure for it; `Processor.pictures` makes
+        pictures of them.
+
+            inputs = processor(text=processor.prompt("generate_image", prompt="a red fox in snow"))
+            pixels = model.generate_image(**inputs, guidance_scale=5.0, generator=torch.Generator().manual_seed(0))
+
+        Takes `input_ids`, `attention_mask` and the options of `vlmgraph.lower.sample_image`: guidance_scale, do_sample, temperature,
+        top_k, top_p, num_return_sequences, generator.
+        """
+        return pixels(self, *draw(self, *args, **kwargs))
 
     def save(self, folder: str | Path, format: str = "vlmgraph") -> Path:
         """Write the compiled folder (`format="vlmgraph"`) or a transformers-format checkpoint (`"transformers"`)."""
