@@ -78,6 +78,7 @@ NOTHING_TRAINS = "VG0508"
 UNKNOWN_ADDRESS = "VG0509"
 STAGE_ORDER = "VG0510"
 STAGE_INIT = "VG0511"
+PROCEDURE_PROGRAM = "VG0512"
 # VG06 checkpoints
 NO_CHECKPOINT = "VG0601"
 BAD_CONFIG = "VG0602"
@@ -194,6 +195,7 @@ TITLES = {
     UNKNOWN_ADDRESS: "an address that means nothing",
     STAGE_ORDER: "stages without an order",
     STAGE_INIT: "a stage's copy of weights that does not fit",
+    PROCEDURE_PROGRAM: "a procedure runs no program",
     NO_CHECKPOINT: "a folder that is no checkpoint",
     BAD_CONFIG: "a configuration that cannot be read",
     UNKNOWN_MODEL_TYPE: "a model type without import rules",

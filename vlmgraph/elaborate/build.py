@@ -15,6 +15,7 @@ from ..spec import Spec
 from .blocks import expand, expand_blocks
 from .configs import Configs
 from .declare import read_objectives, read_programs, read_stages, read_ties
+from .procedures import read_procedures
 from .wiring import Block, Scope, Wiring
 
 
@@ -62,6 +63,7 @@ def elaborate(spec: Spec, found: Collector | None = None) -> Graph | None:
             for name, o in objectives.items()
         },
         stages=read_stages(spec, wiring, objectives),
+        procedures=read_procedures(spec, wiring, programs),
         ties=read_ties(spec, wiring),
         tokens=tokens,
         expect=table(data, "expect"),

@@ -101,6 +101,7 @@ def draw(model: CompiledModel, *inputs: Any, **options: Any) -> tuple[SampleImag
     return procedure, sample_image(model, procedure, *inputs, **options)
 
 
+@torch.no_grad()
 def pixels(model: CompiledModel, procedure: SampleImage, codes: Tensor) -> Tensor:
     """Codes [B, count] → pixels [B, 3, H, W] by the procedure's last program."""
     if procedure.then is None:

@@ -1,0 +1,10 @@
+"""Procedures over programs, `[inference.NAME]`: declarations; what runs them is named by text."""
+
+from __future__ import annotations
+
+from .base import Procedure
+from .sample_image import SampleImage
+
+KINDS: dict[str, type[Procedure]] = {c.kind: c for c in (SampleImage,)}
+
+__all__ = ["KINDS", "Procedure", "SampleImage"]
