@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .diagnostics import Collector, Diagnostic, DiagnosticError
 from .elaborate import elaborate as _wire
 from .ir.graph import Graph
-from .ir.order import sort_nodes
 from .passes.base import Pipeline, parse_pipeline
-from .passes.carry import Carry
-from .passes.infer import Infer
-from .passes.slice import rebind
 from .spec import Spec, read_spec
 
 if TYPE_CHECKING:
     from .lower.model import CompiledModel
 
-PIPELINE = "carry,infer,objectives,expect"
+PIPELINE = "carry,infer,objectives,programs,expect"
 
 SpecLike = Spec | str | Path | Mapping[str, Any]
 
@@ -54,21 +49,12 @@ def _analyse(spec: Spec, pipeline: str, observe: Callable[[str, Graph, float], N
 
 def objective_graph(source: SpecLike, name: str) -> Graph:
     """The graph with an objective's nodes and rebound ports in place, typed. Raises DiagnosticError."""
-    spec = as_spec(source)
-    found = Collector(list(spec.diagnostics))
-    graph = _wire(spec, found)
-    found.stop()
-    assert graph is not None
-    graph = Pipeline([Carry(), Infer()]).run(with_objective(graph, name), found)
+    from .passes.objectives import objective_graph as typed
+
+    found = Collector()
+    graph = typed(elaborate(source), name, found)
     found.stop()
     return graph
-
-
-def with_objective(graph: Graph, name: str) -> Graph:
-    """The untyped graph with one objective's own nodes and feeds; its loss is the alias `loss`."""
-    objective = graph.objectives[name]
-    nodes, _ = sort_nodes([*(rebind(n, objective.rebind) for n in graph.nodes), *objective.nodes])
-    return replace(graph, nodes=tuple(nodes), objectives={name: replace(objective, nodes=(), rebind={})})
 
 
 def compile(
@@ -105,15 +91,23 @@ def load(path: str | Path, device: str = "cpu", dtype: Any = None, mode: str = "
 
 def export(model: CompiledModel, target: str, folder: str | Path, **options: Any) -> Any:
     """Write a model for a target found under entry-point group `vlmgraph.targets`. Raises DiagnosticError for an unknown one."""
+    return find_target(target)(model, Path(folder), **options)
+
+
+def find_target(name: str) -> Callable[..., Any]:
+    """What writes for a target. Raises DiagnosticError where nobody provides it."""
     from .diagnostics import codes as C
     from .plugins import PluginError, registry
 
+    targets = registry("vlmgraph.targets")
     try:
-        backend = registry("vlmgraph.targets").load(target)
+        found: Callable[..., Any] = targets.load(name)
     except PluginError as error:
-        names = ", ".join(registry("vlmgraph.targets").names()) or "none"
-        raise DiagnosticError(Diagnostic(C.UNKNOWN_TARGET, f"there is no target {target!r}", notes=(f"targets: {names}",))) from error
-    return backend(model, Path(folder), **options)
+        reason = f"there is no target {name!r}" if error.reason == "unknown" else f"target {error}"
+        fix = f"did you mean {error.near[0]!r}?" if error.near else None
+        note = f"targets: {', '.join(targets.names()) or 'none is installed'}"
+        raise DiagnosticError(Diagnostic(C.UNKNOWN_TARGET, reason, notes=(note,), fix=fix)) from error
+    return found
 
 
 __all__ = ["check", "compile", "elaborate", "export", "load", "read_spec"]

@@ -92,6 +92,8 @@ def read_programs(spec: Spec, wiring: Wiring) -> dict[str, Program]:
                         spec.label((*path, "cache", i), ""),
                     )
                 )
+        for i, entry in enumerate(listed(merged.get("carry"))):
+            value_of(entry, spec.label((*path, "carry", i) if "carry" in own else path, "carried on"), wiring, C.PROGRAM_OUTPUT)
         inputs = tuple(listed(merged["inputs"])) if "inputs" in merged else None
         for i, cut in enumerate(inputs or ()):
             if cut not in wiring.inputs and cut not in wiring.declared:

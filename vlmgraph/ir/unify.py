@@ -58,7 +58,7 @@ class Unifier:
 
     def pair(self, difference: Dim) -> tuple[Symbol, Dim] | None:
         """`k * B - k * C = 0` of two peers: the later one and the earlier."""
-        if len(difference.terms) != 2 or sum(coefficient for _, coefficient in difference.terms):
+        if len(difference.terms) != 2 or sum(coefficient for _, coefficient in difference.terms) != 0:
             return None
         found = [m[0] for m, _ in difference.terms if len(m) == 1 and isinstance(m[0], Symbol) and m[0] in self.peers]
         if len(found) != 2:

@@ -36,7 +36,7 @@ class Carry(Pass):
             _carry_on(node, ports, carried)
         used = {s for n in nodes.values() for s in n.sources()} | {n.id for n in graph.nodes}
         kept = tuple(n for n in nodes.values() if n.id in used)
-        return replace(graph, nodes=kept, companions=carried)
+        return replace(graph, nodes=kept, companions=carried, wired=graph.nodes)
 
 
 def _feed(node: Node, ports: Ports, carried: Mapping[str, Mapping[str, str]]) -> Node:

@@ -13,6 +13,7 @@ from ..diagnostics import Collector, Diagnostic, Label
 from ..diagnostics import codes as C
 from ..ir.dims import Dim, DimError, Symbol
 from ..ir.graph import CALL, FOLD, JOIN, SLICE, UNFOLD, Graph, Node, Source
+from ..ir.order import owner
 from ..ir.types import COMPATIBLE, Type
 from ..ir.unify import Conflict, Unifier
 from .base import Pass
@@ -23,29 +24,48 @@ POLYMORPHIC = frozenset({"tokens", "embedding", "patches", "map", "regions", "lo
 
 @dataclass(frozen=True)
 class Infer(Pass):
-    """Checks every edge, binds inferred fields, inserts folds of leading dims."""
+    """Checks every edge, binds inferred fields, inserts folds of leading dims.
 
+    With `batches` the leading dims of the inputs are as equal as the ports ask for: a loss may say that images and texts are pairs.
+    """
+
+    batches: bool = False
     name: ClassVar[str] = "infer"
     requires: ClassVar[frozenset[str]] = frozenset({"carried"})
     ensures: ClassVar[frozenset[str]] = frozenset({"typed", "resolved"})
 
     def run(self, graph: Graph, found: Collector) -> Graph:
-        return _Inference(graph, found).run()
+        return _Inference(graph, found, Unifier(peers=batch_dims(graph.inputs) if self.batches else ())).run()
+
+
+def batch_dims(inputs: Mapping[str, Type]) -> tuple[Symbol, ...]:
+    """The symbols that count samples: alone in front of some input and of no packed dim."""
+    found: dict[Symbol, None] = {}
+    for type_ in inputs.values():
+        first = type_.dims[0] if type_.dims else Dim()
+        symbols = tuple(first.symbols())
+        if len(symbols) == 1 and first == Dim.of(symbols[0]) and str(first) not in dict(type_.owners):
+            found[symbols[0]] = None
+    return tuple(found)
 
 
 @dataclass
 class _Inference:
     graph: Graph
     found: Collector
-    unifier: Unifier = field(default_factory=Unifier)
+    unifier: Unifier
     types: dict[str, Type] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
     unknown: set[str] = field(default_factory=set)
     """Values whose type is not known because something before them failed."""
     folds: dict[tuple[str, int, str], str] = field(default_factory=dict)
+    read: set[str] = field(default_factory=set)
+    """Nodes that another one reads."""
 
     def run(self) -> Graph:
         self.types.update(self.graph.inputs)
+        producer = {value: node.id for node in self.graph.nodes for value, _ in node.values()}
+        self.read = {p for node in self.graph.nodes for s in node.sources() if (p := owner(s, producer))}
         rebound = {key for o in self.graph.objectives.values() for key in o.rebind}
         for node in self.graph.nodes:
             if node.op == SLICE:
@@ -95,7 +115,8 @@ class _Inference:
             return
         inputs: dict[str, Source] = dict(node.inputs)
         missing = [p for p, t in declared.inputs.items() if p not in inputs and not t.optional]
-        if missing and inputs and not any((node.id, p) in rebound for p in missing):
+        dangling = bool(missing) and (bool(inputs) or node.id in self.read) and not any((node.id, p) in rebound for p in missing)
+        if dangling:
             wanted = ", ".join(f"{p}: {declared.inputs[p]}" for p in missing)
             self.report(
                 C.DANGLING_PORT,
@@ -108,7 +129,7 @@ class _Inference:
         leading: tuple[Dim, ...] = ()
         bound: set[str] = set()
         given: dict[str, Type | tuple[Type, ...]] = {}
-        failed = False
+        failed = dangling
         for port in declared.inputs:
             source = inputs.get(port)
             if source is None:
@@ -159,7 +180,7 @@ class _Inference:
             if fed:
                 inputs[port] = fed[0] if isinstance(source, str) else tuple(fed)
         special = None
-        if not failed:
+        if not failed and not missing:
             try:
                 special = config.result(self.resolved(given))
             except DimError as error:
@@ -310,7 +331,14 @@ class _Inference:
                     break
 
     def settle(self) -> None:
-        """Dims of one equation in two unknowns that never met a third are errors now."""
+        """Dims of one equation in two unknowns that never met a third are errors now, and so are divisions that leave a remainder."""
+        for node in self.nodes:
+            for dim in (d for type_ in node.outputs.values() for d in type_.dims if node.op == CALL):
+                try:
+                    self.unifier.value(dim)
+                except DimError as error:
+                    self.report(C.NOT_DIVISIBLE, f"{node.id}: {error}", f"node:{node.id}")
+                    return
         for left, right in self.unifier.pending:
             a, b = self.unifier.value(left), self.unifier.value(right)
             if a != b:
@@ -336,7 +364,8 @@ class _Inference:
             if values:
                 components[id] = self.rebuilt(id, config, values)
         nodes = [replace(n, outputs={p: self.final(t) for p, t in n.outputs.items()}) for n in self.nodes]
-        return replace(self.graph, nodes=tuple(nodes), components=components)
+        inputs = {name: self.final(type_) for name, type_ in self.graph.inputs.items()}
+        return replace(self.graph, inputs=inputs, nodes=tuple(nodes), components=components)
 
     def needed(self, config: Component, name: str) -> bool:
         symbols = {

@@ -60,7 +60,7 @@ def slice_program(graph: Graph, name: str, present: Iterable[str] | None = None,
                 cuts[value] = entry
                 inputs[entry] = replace(types[value], optional=True)
     available = set(inputs if present is None else set(present) & inputs.keys())
-    outputs = {_output_name(graph, value): value for value in program.outputs}
+    outputs = {output_name(graph, value): value for value in program.outputs}
     carry = {}
     for entry in program.carry:
         carry[entry] = graph.resolve(entry)
@@ -101,7 +101,7 @@ def rebind(node: Node, feeds: Mapping[tuple[str, str], Source]) -> Node:
     return replace(node, inputs={**node.inputs, **changed}) if changed else node
 
 
-def _output_name(graph: Graph, value: str) -> str:
+def output_name(graph: Graph, value: str) -> str:
     """Outputs go by their declared name where they have one, else by their value's name."""
     return next((alias for alias in graph.outputs if graph.resolve(alias) == graph.resolve(value)), value)
 

@@ -12,7 +12,7 @@ from ..base import Loss, Ports
 
 class Contrastive(Loss, name="loss.contrastive"):
     """Symmetric softmax loss over the batch (CLIP, arXiv 2103.00020): embedding[B, d], or tokens[B, Q, d] of which the nearest counts,
-    and embedding[B, d] → loss. `targets` replace the identity by soft targets."""
+    and embedding[B, d] → loss. Every image has its text. `targets` replace the identity by soft targets."""
 
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of every target spread over the batch")
     gather: bool = Field(False, description="take negatives from all processes")
@@ -21,9 +21,9 @@ class Contrastive(Loss, name="loss.contrastive"):
 
     def signature(self, facet: str = "") -> Ports:
         image = T.tokens["B", "Q", "d"] if self.queries else T.embedding["B", "d"]
-        return Ports(
-            T.loss[()], image=image, text=T.embedding["C", "d"], scale=T.scalar[()].optional_, targets=T.scores["B", "C"].optional_
-        )
+        columns = "C" if self.gather else "B"  # with gather, of all processes
+        targets = T.scores["B", columns].optional_
+        return Ports(T.loss[()], image=image, text=T.embedding["B", "d"], scale=T.scalar[()].optional_, targets=targets)
 
     def arguments(self) -> dict[str, Any]:
         return {"smoothing": self.label_smoothing, "gather": self.gather}
@@ -35,7 +35,7 @@ class Sigmoid(Loss, name="loss.sigmoid"):
     gather: bool = Field(False, description="take negatives from all processes")
     ports = Ports(
         image=T.embedding["B", "d"],
-        text=T.embedding["C", "d"],
+        text=T.embedding["B", "d"],
         scale=T.scalar[()].optional_,
         bias=T.scalar[()].optional_,
         returns=T.loss[()],
