@@ -7,11 +7,16 @@ from torch import Tensor, nn
 
 
 class Linear(nn.Module):
-    """[..., d_in] → [..., out]."""
+    """[..., d_in] → [..., out]. init "normal": N(0, d_in ** -0.5), as CLIP's projections begin; "uniform": as torch's layer does."""
 
-    def __init__(self, d_in: int, out: int, bias: bool = True) -> None:
+    def __init__(self, d_in: int, out: int, bias: bool = True, init: str = "uniform") -> None:
         super().__init__()
         self.proj = nn.Linear(d_in, out, bias=bias)
+        self.init = init
+
+    def init_weights(self) -> None:
+        if self.init == "normal":
+            nn.init.normal_(self.proj.weight, std=self.proj.in_features**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.proj(x)

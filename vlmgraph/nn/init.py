@@ -11,14 +11,16 @@ Init = Callable[[nn.Module], None]
 
 
 def initialiser(name: str, width: int, layers: int, std: float = 0.02) -> Init:
-    """normal: N(0, std) (GPT, LLaMA, OPT, BERT); trunc_normal: the same cut at two (ViT); clip: scaled by width and depth; t5."""
+    """normal: N(0, std) (GPT, LLaMA, OPT, BERT); trunc_normal: the same cut at two (ViT); clip, clip_image, t5: as theirs."""
     if name in ("normal", "trunc_normal"):
         return partial(plain, std=std, cut=name == "trunc_normal")
     if name == "clip":
         return partial(clip, width=width, layers=layers)
+    if name == "clip_image":
+        return partial(clip_image, width=width)
     if name == "t5":
         return partial(t5, width=width)
-    raise ValueError(f"there is no initialisation {name!r}; there are normal, trunc_normal, clip and t5")
+    raise ValueError(f"there is no initialisation {name!r}; there are normal, trunc_normal, clip, clip_image and t5")
 
 
 def plain(module: nn.Module, std: float, cut: bool = False) -> None:
@@ -42,6 +44,22 @@ def clip(module: nn.Module, width: int, layers: int) -> None:
                 nn.init.normal_(part.weight, std=out)
             elif leaf in ("fc1", "gate", "up"):
                 nn.init.normal_(part.weight, std=(2 * width) ** -0.5)
+
+
+def clip_image(module: nn.Module, width: int) -> None:
+    """CLIP's image tower (openai/CLIP model.py): class token and positions width**-0.5; q, k and v as one Xavier-uniform matrix
+    without bias, as torch's own attention begins; everything else keeps the first weights of its layer."""
+    for name, parameter in module.named_parameters():
+        if name == "cls" or name.startswith("position."):
+            nn.init.normal_(parameter, std=width**-0.5)
+    for name, part in module.named_modules():
+        if not isinstance(part, nn.Linear) or ".attention." not in name:
+            continue
+        if name.rpartition(".")[2] in ("q", "k", "v"):
+            bound = (6 / (part.in_features + 3 * part.out_features)) ** 0.5
+            nn.init.uniform_(part.weight, -bound, bound)
+        if part.bias is not None:
+            nn.init.zeros_(part.bias)
 
 
 def t5(module: nn.Module, width: int) -> None:
