@@ -16,10 +16,11 @@ from .common import write
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="FILE", help="write to a file")
+    parser.add_argument("--own", action="store_true", help="without the components of plugins")
 
 
 def run(args: argparse.Namespace) -> int:
     from ..spec.schema import schema
 
-    write(json.dumps(schema(), indent=2), args.output)
+    write(json.dumps(schema(args.own), indent=1), args.output)
     return 0

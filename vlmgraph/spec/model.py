@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictFloat, StrictInt, StrictStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from . import names
@@ -136,7 +136,18 @@ def _dashed(value: str) -> str:
 Name = Annotated[StrictStr, AfterValidator(_name)]
 ModuleName = Annotated[StrictStr, AfterValidator(_module_name)]
 DashedName = Annotated[StrictStr, AfterValidator(_dashed)]
-Names = Annotated[list[Text], BeforeValidator(_one_or_list)]
+
+
+def _or(short: str, long: dict[str, Any]) -> WithJsonSchema:
+    """What editors are told of a key that may be written short."""
+    return WithJsonSchema({"anyOf": [{"type": short}, long]})
+
+
+_TEXTS = {"type": "array", "items": {"type": "string"}}
+_TABLE = {"type": "object"}
+_REMOVAL = {"type": "object", "properties": {"remove": {"const": True}}, "required": ["remove"]}
+_NUMBERS = {"type": "object", "additionalProperties": {"anyOf": [{"type": "number"}, _REMOVAL]}}
+Names = Annotated[list[Text], BeforeValidator(_one_or_list), _or("string", _TEXTS)]
 Edges = Annotated[list[Text] | dict[str, list[Text]], BeforeValidator(_edges)]
 Overlay = dict[str, Any]
 
@@ -194,7 +205,7 @@ class ProgramTable(Strict):
     outputs: Names = []
     inputs: Names | None = None
     without: Names = []
-    cache: Annotated[list[Text], BeforeValidator(_cache)] = []
+    cache: Annotated[list[Text], BeforeValidator(_cache), WithJsonSchema({"anyOf": [{"type": "string"}, _TEXTS, _TABLE]})] = []
     carry: Names = []
     from_: Text | None = Field(None, alias="from")
     loop: Any = None
@@ -217,9 +228,9 @@ class StageTable(Strict):
     after: Text | None = None
     train: Names | None = None
     freeze: Names = []
-    objectives: Annotated[dict[str, Number], BeforeValidator(_weights)] | None = None
-    set_: Annotated[list[Overlay], BeforeValidator(_overlays)] = Field([], alias="set")
-    init: Annotated[Open, BeforeValidator(_init)] = {}
+    objectives: Annotated[dict[str, Number], BeforeValidator(_weights), WithJsonSchema({"anyOf": [_TEXTS, _NUMBERS]})] | None = None
+    set_: Annotated[list[Overlay], BeforeValidator(_overlays), _or("object", {"type": "array", "items": _TABLE})] = Field([], alias="set")
+    init: Annotated[Open, BeforeValidator(_init), _or("string", _TABLE)] = {}
     data: Open = {}
     optimizer: Open = {}
     schedule: Any = None
@@ -251,12 +262,12 @@ class WeightsTable(Strict):
 class ExpectTable(Strict):
     """Published numbers, verified by `check` and `report`."""
 
-    params: Annotated[dict[str, Any], BeforeValidator(_counts)] = {}
+    params: Annotated[dict[str, Any], BeforeValidator(_counts), _or("number", _NUMBERS)] = {}
     visual_tokens: Annotated[Any, BeforeValidator(_tokens_expected)] = None
     media_tokens: Annotated[Any, BeforeValidator(_tokens_expected)] = None
     audio_tokens: Annotated[Any, BeforeValidator(_tokens_expected)] = None
     prompt_tokens: Annotated[Any, BeforeValidator(_tokens_expected)] = None
-    active_params: Annotated[dict[str, Any], BeforeValidator(_counts)] = {}
+    active_params: Annotated[dict[str, Any], BeforeValidator(_counts), _or("number", _NUMBERS)] = {}
     unused: Names = []
 
 

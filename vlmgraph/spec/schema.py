@@ -15,19 +15,17 @@ DRAFT = "http://json-schema.org/draft-07/schema#"
 LOSSES = "loss."
 
 
-def schema() -> dict[str, Any]:
-    """The whole language: structure, component types, and the fields of each type."""
+def schema(own: bool = False) -> dict[str, Any]:
+    """The whole language: structure, component types, and the fields of each type; `own` leaves out those of plugins."""
     made = structure()
-    fields = {kind: table for kind, table in component_fields().items() if table is not None}
+    fields = {kind: table for kind, table in component_fields(own).items() if table is not None}
     parts = {k: v for k, v in fields.items() if not k.startswith(LOSSES)}
     losses = {k: v for k, v in fields.items() if k.startswith(LOSSES)}
     blocks = made["properties"]["blocks"]["additionalProperties"]["properties"]
-    for table, kinds in (
-        (made["properties"]["components"], parts),
-        (blocks["components"], parts),
-        (made["properties"]["objectives"], losses),
-    ):
+    for table, kinds in ((made["properties"]["components"], parts), (made["properties"]["objectives"], losses)):
         by_type(table["additionalProperties"], kinds)
+    # the same once more would double the file
+    blocks["components"]["additionalProperties"] = {"$ref": "#/properties/components/additionalProperties"}
     return made
 
 
@@ -43,15 +41,27 @@ def structure() -> dict[str, Any]:
     overlay = {"type": "object", "properties": {key: {} for key in properties if key != "vlmgraph"}, "additionalProperties": False}
     for table in ("sizes", "variants"):
         properties[table]["additionalProperties"] = {"anyOf": [removal, overlay]}
+    for table in properties.values():  # what a spec extends may be removed entry by entry
+        removable(table.get("additionalProperties"))
     made["required"] = ["vlmgraph"]
     return made
 
 
-def component_fields() -> dict[str, dict[str, Any] | None]:
-    """Fields of every component type that loads; None for those that are no components."""
+def removable(entry: Any) -> None:
+    """Let `{ remove = true }` stand for an entry of a table."""
+    if isinstance(entry, dict) and entry.get("properties"):
+        entry["properties"] = {**entry["properties"], "remove": {"const": True}}
+        if required := entry.pop("required", None):
+            entry["anyOf"] = [{"required": required}, {"required": ["remove"]}]
+
+
+def component_fields(own: bool = False) -> dict[str, dict[str, Any] | None]:
+    """Fields of every component type that loads; None for those that are no components. `own` are those of this package."""
     found: dict[str, dict[str, Any] | None] = {}
     components = registry()
     for kind in components.names():
+        if own and any(p.dist is None or p.dist.name != "vlmgraph" for p in components.points[kind]):
+            continue
         try:
             cls = components.load(kind)
         except PluginError:
