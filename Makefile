@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --root-user-action=ignore --constraint constraints.txt
 JOBS ?= 2
-SPEC ?= cogvlm
+SPEC ?= specs/cogvlm.toml
 
 .PHONY: demo test test-all lint bench clean
 

@@ -183,11 +183,27 @@ def test_numbers_of_pictures_must_fit(build: Any) -> None:
     assert code_of(llava, text="<image>")[0] == "VG0708"
     assert code_of(llava, text=["<image>", "<image>"], images=[RED])[0] == "VG0708"
     assert code_of(llava, text=["<image>", "<image>"], images=[[RED, RED], []])[0] == "VG0708"
-    assert code_of(llava.ask, prompt="two <image> more", images=[RED])[0] == "VG0708"
+    assert code_of(llava.ask, prompt="<image> and <image>", images=[RED])[0] == "VG0708"
+    assert code_of(qwen.ask, prompt="<image> and <video>", images=[RED])[0] == "VG0708"
     assert code_of(qwen, text="<|image_pad|>", videos=[[RED, RED]])[0] == "VG0708"
     assert code_of(cog, text=["a", "b"], images=[RED] * 3)[0] == "VG0708"
     nested = cog(text=["a", "b"], images=[[RED, RED], [RED]])
     assert (nested["input_ids"] == 0).sum(axis=1).tolist() == [2454, 1227]
+
+
+def test_a_question_may_say_where_its_pictures_stand(build: Any) -> None:
+    llava, qwen, janus = build("llava-1.5"), build("qwen2-vl"), build("janus")
+    text = llava.decode(llava.ask("Is <image> like <image>?", images=[RED, RED])["input_ids"][0], skip_special=False)
+    assert text.replace("<image>" * 576, "<image>").endswith("USER: Is <image> like <image>? ASSISTANT:")
+    # a model's own name for it, or the common one
+    ours, common = (qwen.ask(f"Is {mark} red?", images=[RED])["input_ids"] for mark in ("<|image_pad|>", "<image>"))
+    assert np.array_equal(ours, common) and (ours == 151655).sum() > 0
+    ids = janus.ask("Is <image>red?", images=[RED])["input_ids"][0]
+    assert janus.decode(ids).endswith("<|User|>: Is \nred?\n\n<|Assistant|>:")
+    mixed = qwen.ask("<video>then <image>", images=[RED], videos=[[RED] * 2])["input_ids"][0]
+    kinds = [r[0] for r in runs(mixed[(mixed == 151655) | (mixed == 151656)])]
+    assert kinds == [151656, 151655]
+    assert build("clip").ask("an <image>")["input_ids"].shape == (1, 77)  # no placeholder of this model: words
 
 
 def test_too_long(build: Any) -> None:

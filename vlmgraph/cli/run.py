@@ -1,71 +1,186 @@
-"""Answer a prompt about pictures with a compiled folder, a published checkpoint folder or a spec (fresh weights).
+"""Answer a prompt about pictures with a compiled folder, a published checkpoint folder or a spec.
 
-A model that writes text prints its answer, one that scores texts against pictures prints a probability for each --prompt,
-one that draws writes pictures to -o.
+A model that writes text prints its answer while it is written, one that compares prints how well each --prompt fits each picture, and one
+that draws writes a PNG to -o. <image> and <video> in a prompt say where the pictures stand; without them they come first. A spec has no
+weights: a small one is run with random weights, a large one only with --random-weights.
 
 examples:
   vlmgraph run build/cogvlm --image photo.jpg --prompt "What is this?"
-  vlmgraph run build/clip --image photo.jpg --prompt "a cat" --prompt "a dog"
+  vlmgraph run clip --size tiny --image photo.jpg --prompt "a cat" --prompt "a dog"
   vlmgraph run build/qwen2-vl --image a.jpg --image b.jpg --prompt "What changed?" --max-new-tokens 64
+  vlmgraph run build/qwen2-vl --video 1.jpg 2.jpg 3.jpg 4.jpg --prompt "What happens?" --json
+  vlmgraph run build/janus --prompt "a red box" -o box.png
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import UsageError, emit, overlay_arguments, progress, read
+from ..diagnostics import Diagnostic, DiagnosticError
+from .common import UsageError, overlay_arguments, progress, read, unwritable
 
 if TYPE_CHECKING:
+    from ..ir.graph import Graph
     from ..lower.model import CompiledModel
     from ..processor import Processor
+
+SMALL = 20_000_000
+"""Parameters up to which a spec is run with random weights without being asked to."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a compiled folder, a checkpoint folder, or a spec by name or path")
     overlay_arguments(parser)
     parser.add_argument("--image", metavar="FILE", action="append", default=[], help="a picture; repeat for more")
-    parser.add_argument("--prompt", metavar="TEXT", action="append", default=[], help="what to ask; repeat to score several texts")
-    parser.add_argument("--max-new-tokens", type=int, default=32, help="default: %(default)s")
+    parser.add_argument("--video", metavar="FILE", action="append", nargs="+", default=[], help="an animation, or the frames of a video")
+    parser.add_argument("--fps", type=positive, metavar="RATE", help="frames a second of --video, to be sampled (default: use all)")
+    parser.add_argument("--prompt", metavar="TEXT", action="append", default=[], help="what to ask; repeat for more")
+    parser.add_argument("--max-new-tokens", type=count, metavar="N", default=32, help="default: %(default)s")
     parser.add_argument("--sample", action="store_true", help="draw tokens instead of taking the most likely")
-    parser.add_argument("--temperature", type=float, default=1.0, help="with --sample (default: %(default)s)")
-    parser.add_argument("--top-p", type=float, default=1.0, help="with --sample (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of --sample and of fresh weights (default: %(default)s)")
+    parser.add_argument("--temperature", type=positive, metavar="T", help="of drawn tokens (default: 1, for pictures as the spec says)")
+    parser.add_argument("--top-k", type=count, metavar="K", default=0, help="draw among so many tokens (default: all)")
+    parser.add_argument("--top-p", type=share, metavar="P", default=1.0, help="draw among tokens that have this probability together")
+    parser.add_argument("--seed", type=int, default=0, help="of drawn tokens and of random weights (default: %(default)s)")
+    parser.add_argument("--random-weights", action="store_true", help="run a spec without weights, whatever its size")
+    parser.add_argument("-o", "--output", metavar="PNG", help="draw a picture of the prompt into this file")
     parser.add_argument("--device", default="cpu", help="default: %(default)s")
-    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="default: %(default)s")
+    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="default: the folder's own, float32 for a spec")
+    parser.add_argument("--json", action="store_const", const="json", dest="format", help="print the result, or what is wrong, as JSON")
+
+
+def positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
+
+
+def count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return value
+
+
+def share(text: str) -> float:
+    value = positive(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"{text} is above 1")
+    return value
 
 
 def run(args: argparse.Namespace) -> int:
     if not args.prompt:
         raise UsageError("give a --prompt")
-    with progress("loading"):
+    if any(not prompt.strip() for prompt in args.prompt):
+        from ..diagnostics import codes as C
+
+        raise DiagnosticError(Diagnostic(C.BAD_TEMPLATE, "a --prompt is empty", fix='ask something: --prompt "What is this?"'))
+    with progress(f"loading {args.model}"):
         model, folder = opened(args)
         from ..processor.model import model_processor
 
         processor = model_processor(model.spec, model.graph, folder)
-    emit(processor.notes)
-    images = args.image or None
-    if "logits" in model.programs[model.main].graph().outputs:
-        if len(args.prompt) > 1:
-            raise UsageError("this model answers one --prompt at a time")
-        inputs = processor.ask(args.prompt[0], images=images)
-        print(answer(model, processor, inputs, args))
+    noted(processor.notes)
+    if args.output is not None:
+        results = [drawn(model, processor, args)]
+    elif "logits" in model.programs[model.main].graph().outputs:
+        results = [answered(model, processor, prompt, args) for prompt in args.prompt]
     else:
-        scores(model, processor(text=args.prompt, images=images), args.prompt)
+        results = compared(model, processor, args)
+    if args.format == "json":
+        print(json.dumps({"model": model.graph.name, "seed": args.seed, "results": results}, indent=2, ensure_ascii=False))
     return 0
 
 
+def noted(notes: Iterable[Diagnostic]) -> None:
+    """What is worth knowing and no reason to stop, one line each, apart from the answer."""
+    for note in notes:
+        print(f"note: {note.message} ({note.code})", file=sys.stderr)
+
+
+# ---- models
+
+
 def opened(args: argparse.Namespace) -> tuple[CompiledModel, Path | None]:
+    """The model, and its folder where it has one. Raises DiagnosticError for a large one without weights."""
     from .. import api
 
+    usable(args.device)
     path = Path(args.model)
     if path.is_dir():
         if args.size or args.variant or args.overrides:
             raise UsageError(f"{path} is a folder of a built model: --size, --variant and --set are for specs")
+        if (path / "spec.lock.toml").is_file() and not any(path.glob("*.safetensors")):
+            weightless(api.elaborate(path / "spec.lock.toml"), args, f"{path} holds no weights: it was compiled on the meta device")
+        import torch
+
+        torch.manual_seed(args.seed)
         return api.load(path, device=args.device, dtype=args.dtype), path
-    return api.compile(read(args, args.model), device=args.device, dtype=args.dtype, seed=args.seed), None
+    spec = read(args, args.model)
+    weightless(api.elaborate(spec), args, f"a spec holds no weights: {args.model}")
+    return api.compile(spec, device=args.device, dtype=args.dtype or "float32", seed=args.seed), None
+
+
+def weightless(graph: Graph, args: argparse.Namespace, reason: str) -> None:
+    """Refuse a large model without weights unless it is asked for, and one that the memory cannot hold; say that weights are random."""
+    from ..diagnostics import codes as C
+    from ..passes.expect import count_parameters, parameters_of
+
+    total = parameters_of(graph, count_parameters(graph), "total") or 0
+    note = f"{graph.name} has {total:,} parameters."
+    if total > SMALL and not args.random_weights:
+        fix = "give a folder with weights, or --size tiny; --random-weights runs it all the same, with answers that mean nothing"
+        raise DiagnosticError(Diagnostic(C.NO_WEIGHTS, reason, notes=(note,), fix=fix))
+    needed, there = total * (4 if args.dtype in (None, "float32") else 2), memory() if args.device == "cpu" else None
+    if there is not None and needed > there:
+        text = f"random weights of {graph.name} take {needed / 1e9:.1f} GB, this machine has {there / 1e9:.1f} GB of memory"
+        raise DiagnosticError(Diagnostic(C.NO_WEIGHTS, text, fix="choose a smaller --size, or --dtype bfloat16"))
+    text = f"{reason}; its weights are random, and so is what it says"
+    noted([Diagnostic(C.NO_WEIGHTS, text, severity="warning")])
+
+
+def memory() -> int | None:
+    """Bytes of memory, where the system tells."""
+    import os
+
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def usable(device: str) -> None:
+    import torch
+
+    try:
+        torch.empty(1, device="cpu" if device == "meta" else device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from error
+    if device == "meta":
+        raise UsageError("nothing can be run on the meta device: it holds no numbers")
+
+
+# ---- what goes in
+
+
+def media(args: argparse.Namespace) -> dict[str, Any]:
+    """Pictures and videos as the processor takes them."""
+    from ..processor import Video
+    from ..processor.pictures import open_frames
+
+    given: dict[str, Any] = {"images": args.image} if args.image else {}
+    videos = []
+    for files in args.video:
+        frames, fps = open_frames(files[0]) if len(files) == 1 else (files, None)
+        videos.append(Video(frames, args.fps or fps))
+    return given | ({"videos": videos} if videos else {})
 
 
 def tensors(model: CompiledModel, arrays: dict[str, Any]) -> dict[str, Any]:
@@ -74,28 +189,111 @@ def tensors(model: CompiledModel, arrays: dict[str, Any]) -> dict[str, Any]:
     return {name: torch.from_numpy(value).to(model.device) for name, value in arrays.items()}
 
 
-def answer(model: CompiledModel, processor: Processor, inputs: dict[str, Any], args: argparse.Namespace) -> str:
+def drawing(model: CompiledModel, args: argparse.Namespace) -> dict[str, Any]:
+    """How tokens are drawn."""
     import torch
 
-    generator = torch.Generator(device=model.device).manual_seed(args.seed)
+    return {
+        **({} if args.temperature is None else {"temperature": args.temperature}), "top_k": args.top_k, "top_p": args.top_p,
+        "generator": torch.Generator(device=model.device).manual_seed(args.seed),
+    }  # fmt: skip
+
+
+# ---- what comes out
+
+
+class Stream:
+    """Prints an answer while its tokens come. Letters whose bytes are not all there are held back."""
+
+    def __init__(self, processor: Processor, silent: bool) -> None:
+        self.processor, self.silent = processor, silent
+        self.ids: list[int] = []
+        self.shown = 0
+
+    def __call__(self, token: Any) -> None:
+        self.ids.append(int(token[0]))
+        self.print(self.text.rstrip("\ufffd"))
+
+    @property
+    def text(self) -> str:
+        return self.processor.decode(self.ids)
+
+    def print(self, text: str) -> None:
+        if not self.silent:
+            print(printable(text[self.shown :]), end="", flush=True)
+            self.shown = max(self.shown, len(text))
+
+    def end(self) -> None:
+        self.print(self.text)
+        if not self.silent:
+            print()
+
+
+def printable(text: str) -> str:
+    """Control characters written out: a model's words are not commands to a terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
+def answered(model: CompiledModel, processor: Processor, prompt: str, args: argparse.Namespace) -> dict[str, Any]:
+    """One answer, streamed to stdout."""
+    inputs = processor.ask(prompt, **media(args))
     given = tensors(model, inputs)
+    stream = Stream(processor, silent=args.format == "json")
+    if len(args.prompt) > 1 and not stream.silent:
+        print(f"> {printable(prompt)}")
     ids = model.generate(
-        **given, max_new_tokens=args.max_new_tokens, do_sample=args.sample, temperature=args.temperature, top_p=args.top_p,
-        generator=generator if args.sample else None, eos_token_id=model.graph.tokens.get("</s>"),
+        **given, max_new_tokens=args.max_new_tokens, do_sample=args.sample, eos_token_id=processor.stop, streamer=stream,
+        **drawing(model, args),
     )  # fmt: skip
-    prompt = 0 if "decoder_input_ids" in model.graph.inputs else given["input_ids"].shape[1]
-    return processor.decode(ids[0, prompt:].tolist())
+    stream.end()
+    before = 1 if "decoder_input_ids" in model.graph.inputs else given["input_ids"].shape[1]
+    return {"prompt": prompt, "answer": stream.text, "ids": ids[0, before:].tolist(), "prompt_tokens": int(given["input_ids"].shape[1])}
 
 
-def scores(model: CompiledModel, inputs: dict[str, Any], prompts: list[str]) -> None:
+def compared(model: CompiledModel, processor: Processor, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """A share for each text and picture, or what the model gives of one of them."""
     import torch
 
     with torch.no_grad():
-        out = model(**tensors(model, inputs))
+        out = model(**tensors(model, processor(text=args.prompt, **media(args))))
     table = out.get("logits_per_image")
     if table is None:
-        print("this model gives " + ", ".join(f"{name} {list(value.shape)}" for name, value in out.items()), file=sys.stderr)
-        return
-    for row in table.softmax(-1):
-        for share, text in sorted(zip(row.tolist(), prompts), reverse=True):
-            print(f"{share:7.2%}  {text}")
+        found = [{"output": name, "shape": list(value.shape), "values": value.float().tolist()} for name, value in out.items()]
+        for row in found if args.format != "json" else ():
+            print(f"{row['output']} {row['shape']}")
+        return found
+    results = []
+    for name, scores, shares in zip(args.image, table.tolist(), table.float().softmax(-1).tolist()):
+        rows = sorted(zip(shares, scores, args.prompt), key=lambda row: -row[0])
+        results.append({"image": name, "texts": [{"text": t, "score": s, "share": p} for p, s, t in rows]})
+        if args.format != "json":
+            if len(args.image) > 1:
+                print(name)
+            for part, score, text in rows:
+                print(f"{part:7.2%}  {score:8.3f}  {printable(text)}")
+    return results
+
+
+def drawn(model: CompiledModel, processor: Processor, args: argparse.Namespace) -> dict[str, Any]:
+    """A picture of the prompt, in the file -o."""
+    from ..lower.sample_image import draw, pixels
+
+    if len(args.prompt) > 1:
+        raise UsageError("-o takes one --prompt: one picture is drawn")
+    if args.image or args.video:
+        raise UsageError("-o draws from words alone: leave --image and --video out")
+    target = Path(args.output)
+    if target.suffix.lower() != ".png":
+        raise UsageError(f"-o {args.output}: the picture is a PNG, so call it {target.stem or 'picture'}.png")
+    inputs = tensors(model, processor(processor.prompt("generate_image", prompt=args.prompt[0])))
+    with progress("drawing"):
+        procedure, codes = draw(model, **inputs, **drawing(model, args))
+        picture = processor.pictures(pixels(model, procedure, codes).float().cpu().numpy())[0]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(target)
+    except OSError as error:
+        raise unwritable(args.output, error) from error
+    if args.format != "json":
+        print(f"{args.output}: {picture.width} x {picture.height}", file=sys.stderr)
+    return {"prompt": args.prompt[0], "picture": str(target), "width": picture.width, "height": picture.height, "codes": codes[0].tolist()}

@@ -123,6 +123,7 @@ BAD_INPUT_DTYPE = "VG0726"
 UNKNOWN_TARGET = "VG0801"
 # VG09 the command line
 OUTPUT = "VG0901"
+NO_WEIGHTS = "VG0902"
 
 TITLES = {
     BAD_TOML: "the file is not TOML",
@@ -236,4 +237,5 @@ TITLES = {
     NO_GENERATE: "a model that does not generate",
     UNKNOWN_TARGET: "unknown export target",
     OUTPUT: "an output folder that cannot be written",
+    NO_WEIGHTS: "a model without weights",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,7 +124,10 @@ class Processor:
         return counts
 
     def ask(self, prompt: str, images: Any = None, videos: Any = None, **inputs: Any) -> dict[str, np.ndarray]:
-        """The inputs for one question about pictures, in the template of the spec and with placeholders before the question."""
+        """The inputs for one question about pictures, in the template of the spec.
+
+        `<image>` and `<video>` in the question, or the model's own placeholders, say where pictures stand; without any they come first.
+        """
         items: list[dict[str, str]] = []
         for name, value, lister in (("images", images, listed), ("videos", videos, listed_videos)):
             if value is not None:
@@ -132,11 +136,23 @@ class Processor:
         main = self._text_entry()
         encoder = self.encoders[main]
         media = self._media_texts(encoder)
-        items = [item for item in items if item["type"] in media]
-        said = [*items, {"type": "text", "text": prompt}]
+        said = self._placed(prompt, encoder, media, [item for item in items if item["type"] in media])
         if isinstance(encoder.config, Chat):
             return self(messages=[{"role": "user", "content": said}], images=images, videos=videos, **inputs)
         return self(fill(encoder.config.template, {"text": chat.content(said, media)}), images, videos, **inputs)
+
+    def _placed(
+        self, prompt: str, encoder: TextEncoder, media: Mapping[str, str], items: Sequence[Mapping[str, str]]
+    ) -> list[Mapping[str, str]]:
+        """The question as items of a message."""
+        own = [slot.token for slot in encoder.slots]
+        if any(token in prompt for token in own):
+            return [{"type": "text", "text": prompt}]
+        marks = {f"<{kind}>": kind for kind in ("image", "video") if kind in media}
+        parts = re.split(f"({'|'.join(map(re.escape, marks))})", prompt) if marks else [prompt]
+        if len(parts) == 1:
+            return [*items, {"type": "text", "text": prompt}]
+        return [{"type": marks[p]} if p in marks else {"type": "text", "text": p} for p in parts if p]
 
     def apply_chat(self, messages: Sequence[Message], generate: bool = True) -> str:
         """A conversation as text, placeholders not expanded."""
@@ -149,6 +165,11 @@ class Processor:
     def decode(self, ids: Iterable[int], skip_special: bool = True, entry: str | None = None) -> str:
         """Text of ids; tokens of the spec are left out, or written by name."""
         return self.encoders[entry or self._text_entry()].tokenizer.decode(ids, skip_special)
+
+    @property
+    def stop(self) -> list[int]:
+        """Ids that end an answer."""
+        return list(self.encoders[self._text_entry()].stop)
 
     def pictures(self, values: Any, output: str | None = None) -> list[PIL.Image.Image]:
         """PIL images of an output `[..., 3, H, W]` that the spec declares with `inverse`."""
@@ -225,13 +246,14 @@ def build_processor(
     entries, faults = read_tables(tables, tokens, inputs, outputs, nodes, locate)
     if faults:
         raise DiagnosticError(*faults)
-    notes: list[Diagnostic] = []
+    notes: dict[str, Diagnostic] = {}
     encoders = {}
     for name, config in entries.texts.items():
         size = vocab.get(name) if isinstance(vocab, Mapping) else vocab
         tokenizer, note = find_tokenizer(Path(folder) if folder else None, config.tokenizer, tokens, size, config.lower)
-        if note is not None and not notes:  # said once, not for every entry
-            notes.append(note)
+        if note is not None:
+            notes[name] = note
         slots = [Slot(t, tokens[t], place, entries.media_of(config, t) or "") for t, place in config.places().items()]
         encoders[name] = TextEncoder(name, config, slots, tokenizer)
-    return Processor(entries, encoders, counts, notes)
+    said = notes.get("input_ids") or next(iter(notes.values()), None)  # once, not for every entry
+    return Processor(entries, encoders, counts, [said] if said else [])

@@ -50,24 +50,38 @@ def overlaid(tables: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             table.update(_Read(path, config, dict(table), faults).table())
     if faults:
         raise DiagnosticError(*faults)
+    if (stop := _stop(folder)) and isinstance(result.get("input_ids"), dict):
+        result["input_ids"]["stop"] = stop
     return result
+
+
+def _stop(folder: Path) -> list[int]:
+    """What ends an answer by generation_config.json."""
+    path = folder / "generation_config.json"
+    config = _table(path) if path.is_file() else {}
+    stop = config.get("eos_token_id")
+    return [i for i in (stop if isinstance(stop, list) else [stop]) if isinstance(i, int) and not isinstance(i, bool)]
+
+
+def _table(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DiagnosticError(Diagnostic(problems.CONFIG, f"{path} cannot be read: {error}", fix="copy the file again")) from None
+    if not isinstance(config, dict):
+        raise DiagnosticError(Diagnostic(problems.CONFIG, f"{path} holds no table", fix="copy the file again"))
+    return config
 
 
 def _config(folder: Path, name: str, part: str) -> tuple[Path, dict[str, Any] | None]:
     for path, key in ((folder / name, None), (folder / "processor_config.json", part)):
         if not path.is_file():
             continue
-        try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise DiagnosticError(Diagnostic(problems.CONFIG, f"{path} cannot be read: {error}", fix="copy the file again")) from None
-        if key is not None:
-            config = config.get(key) if isinstance(config, dict) else None
-            if config is None:
-                continue
-        if not isinstance(config, dict):
-            raise DiagnosticError(Diagnostic(problems.CONFIG, f"{path} holds no table", fix="copy the file again"))
-        return path, config
+        config = _table(path)
+        if key is None:
+            return path, config
+        if isinstance(config.get(key), dict):
+            return path, config[key]
     return folder / name, None
 
 
