@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Severity = Literal["error", "warning"]
+MAX_TEXT = 1000
 
 
 @dataclass(frozen=True, order=True)
@@ -41,6 +42,13 @@ class Diagnostic:
     notes: tuple[str, ...] = ()
     fix: str | None = None
     severity: Severity = "error"
+
+    def __post_init__(self) -> None:
+        # a message may quote a name of any length, and is for reading
+        for name in ("message", "fix"):
+            text = getattr(self, name)
+            if text is not None and len(text) > MAX_TEXT:
+                object.__setattr__(self, name, f"{text[: MAX_TEXT - 200]} ... {text[-200:]}")
 
     def __str__(self) -> str:
         where = ""

@@ -23,9 +23,9 @@ def render(diagnostics: Iterable[Diagnostic], format: str = "human", *, color: b
     if format == "concise":
         return "".join(f"{concise(d)}\n" for d in found)
     if format == "json":
-        return json.dumps([as_json(d) for d in found], indent=2, ensure_ascii=False) + "\n"
+        return dumped([as_json(d) for d in found])
     if format == "sarif":
-        return json.dumps(sarif(found), indent=2, ensure_ascii=False) + "\n"
+        return dumped(sarif(found))
     if format == "github":
         return "".join(f"{github(d)}\n" for d in found)
     raise ValueError(f"format is one of {', '.join(FORMATS)}, not {format!r}")
@@ -166,7 +166,7 @@ def github(d: Diagnostic) -> str:
 
 
 def _data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return "%0A".join(safe(line).replace("%", "%25") for line in text.replace("\r\n", "\n").split("\n"))
 
 
 def _property(text: str) -> str:
@@ -174,6 +174,12 @@ def _property(text: str) -> str:
 
 
 # ---- programs
+
+
+def dumped(value: Any) -> str:
+    """JSON that shows letters as they are and nothing that a terminal would obey."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text) + "\n"
 
 
 def as_json(d: Diagnostic) -> dict[str, Any]:

@@ -38,6 +38,8 @@ class Spec:
     sizes: dict[str, Any] = field(default_factory=dict)
     """The overlays as written, not applied."""
     variants: dict[str, Any] = field(default_factory=dict)
+    left_out: set[Keys] = field(default_factory=set)
+    """Paths of what is wrong in itself, and in the values no more: to miss it is no further finding."""
 
     @cached_property
     def data(self) -> dict[str, Any]:
@@ -49,6 +51,17 @@ class Spec:
     def origins(self) -> dict[Keys, Origin]:
         """Where each value came from, by path."""
         return {path: tree.origin for path, tree in self.tree.walk()}
+
+    def leave_out(self, paths: set[Keys]) -> None:
+        """Drop what a finding is about."""
+        self.left_out |= paths
+        self.tree = self.tree.without(paths)
+        self.__dict__.pop("data", None)
+        self.__dict__.pop("origins", None)
+
+    def lacks(self, table: str, name: str) -> bool:
+        """Whether a name is missing only because it, or its whole table, was left out."""
+        return (table,) in self.left_out or (table, name) in self.left_out
 
     def origin(self, path: Keys) -> Origin | None:
         """Where a value came from; of something that is not there, where the nearest table around it came from."""

@@ -79,6 +79,14 @@ class Tree:
         for key, child in children:
             yield from child.walk((*path, key))
 
+    def without(self, paths: set[Path], here: Path = ()) -> Tree:
+        """A copy without what stands at some paths."""
+        if isinstance(self.value, dict):
+            return Tree({k: c.without(paths, (*here, k)) for k, c in self.value.items() if (*here, k) not in paths}, self.origin)
+        if isinstance(self.value, list):
+            return Tree([c.without(paths, (*here, i)) for i, c in enumerate(self.value) if (*here, i) not in paths], self.origin)
+        return self
+
     def tagged(self, layer: Layer, name: str) -> Tree:
         """The same values as the contribution of another layer."""
         origin = Origin(layer, name, self.origin.span, self.origin.key)

@@ -21,18 +21,21 @@ MAX_ROUNDS = 8
 
 
 def validate(spec: Spec, found: Collector) -> SpecModel:
-    """The spec as a model. Findings go to `found`; what they are about is left out of the model."""
-    data: Any = spec.data
+    """The spec as a model. What the findings are about is left out of both, and noted in `spec.left_out`."""
     for _ in range(MAX_ROUNDS):
+        data = {"vlmgraph": 1, **spec.data} if ("vlmgraph",) in spec.left_out else spec.data
         try:
             return SpecModel.model_validate(data)
         except ValidationError as error:
             findings = error.errors(include_url=False, include_context=True)
+            wrong = set()
             for finding in findings:
-                found.add(diagnostic(spec, finding))
-            for finding in findings:
-                data = pruned(data, located(data, finding["loc"]))
-            data = {"vlmgraph": 1, **data}
+                path = located(data, finding["loc"])
+                found.add(diagnostic(spec, finding, path))
+                # what lacks a key goes as a whole
+                wrong.add(path[:-1] if finding["type"] == "missing" and len(path) > 1 else path)
+            spec.leave_out(wrong)
+    spec.leave_out({(key,) for key in spec.data})
     return SpecModel(vlmgraph=1)
 
 
@@ -49,23 +52,8 @@ def located(data: Any, loc: tuple[Any, ...]) -> Path:
     return tuple(path)
 
 
-def pruned(data: Any, path: Path) -> Any:
-    """A copy without what stands at a path."""
-    if not path or not isinstance(data, (dict, list)):
-        return data
-    head, rest = path[0], path[1:]
-    if isinstance(data, dict):
-        if not rest:
-            return {key: value for key, value in data.items() if key != head}
-        return {key: pruned(value, rest) if key == head else value for key, value in data.items()}
-    if not rest:
-        return [item for i, item in enumerate(data) if i != head]
-    return [pruned(item, rest) if i == head else item for i, item in enumerate(data)]
-
-
-def diagnostic(spec: Spec, finding: Any) -> Diagnostic:
+def diagnostic(spec: Spec, finding: Any, path: Path) -> Diagnostic:
     """One finding of pydantic in the words of the language."""
-    path = located(spec.data, finding["loc"])
     kind, shown = finding["type"], dotted(path)
     if kind == "extra_forbidden":
         known = keys_of(path[:-1])
