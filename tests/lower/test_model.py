@@ -44,6 +44,7 @@ PIXELS, IDS = noise(1, 3, 42, 42), torch.ones(1, 4, dtype=torch.long)
         ({"input_ids": IDS * 10_000}, C.BAD_INPUT_VALUE, ("10000", "0 to")),
         ({"input_ids": -IDS}, C.BAD_INPUT_VALUE, ("-1",)),
         ({"input_ids": IDS, "pixel_values": PIXELS}, C.BAD_INPUT_VALUE, ("0", "9")),  # nine features without a placeholder
+        ({"input_ids": IDS * 300}, C.BAD_INPUT_VALUE, ("4 placeholders", "'vision'", "give the image")),
     ],
     ids=lambda v: v if isinstance(v, str) else None,
 )
@@ -52,6 +53,11 @@ def test_a_wrong_call_is_a_diagnostic(inputs, code, words):
     assert found.code == code
     text = " ".join([found.message, *found.notes, found.fix or ""])
     assert all(w in text for w in words), text
+
+
+def test_a_placeholder_id_in_the_padding_stands_for_nothing():
+    mask = torch.tensor([[0, 0, 1, 1]])
+    assert "logits" in model("llava-1.5")(input_ids=torch.tensor([[300, 300, 1, 1]]), attention_mask=mask)
 
 
 def test_none_is_not_given():

@@ -87,6 +87,8 @@ class Component(Config):
     shares: ClassVar[tuple[str, ...]] = ()
     """Fields that `of = "other"` takes from the other component."""
     parts: ClassVar[tuple[str, ...]] = ()
+    multiplies: ClassVar[bool] = True
+    """Whether `flops` has anything to count where there are parameters: not for tables that are read and norms."""
 
     def signature(self, facet: str = "") -> Ports:
         """Ports of this configuration. Symbols named like a field (or a property) mean its value; a field that is
@@ -110,12 +112,18 @@ class Component(Config):
         """Outputs that do not exist when only the ports `fed` are fed; what needs them is left out of the program."""
         return frozenset()
 
+    @property
+    def placeholders(self) -> Mapping[str, tuple[Any, ...]]:
+        """Token ids that stand for the features of a port: a call that has such tokens but no features is refused."""
+        return {}
+
     def hidden_states(self) -> int | None:
         """How many `hidden[i]` taps there are (layers + 1), or None where there are none."""
         return None
 
     def flops(self, dims: Mapping[str, Dim]) -> Dim:
-        """Multiply-accumulates x 2 of one forward; `dims` gives every signature symbol and field by name."""
+        """Multiply-accumulates x 2 of one forward: matrix products, convolutions and attention over every key, masked or not;
+        what acts element by element is not counted. `dims` gives every signature symbol and field by name."""
         return Dim()
 
     def cache_bytes_per_token(self) -> int:

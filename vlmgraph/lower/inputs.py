@@ -11,7 +11,9 @@ from torch import Tensor
 
 from ..diagnostics import Diagnostic, DiagnosticError
 from ..diagnostics import codes as C
+from ..ir.graph import CALL, Graph
 from ..ir.types import INTEGER_KINDS, Type
+from ..passes.slice import ProgramGraph
 
 
 def prepared(inputs: Mapping[str, Any], types: Mapping[str, Type], model: str, dtype: torch.dtype) -> dict[str, Any]:
@@ -68,3 +70,37 @@ def check_dtype(name: str, value: Tensor, type_: Type) -> None:
     raise DiagnosticError(
         Diagnostic(C.BAD_INPUT_DTYPE, f"{name} holds {value.dtype}, but a value of kind {type_.kind} holds {wanted}", fix=fix)
     )
+
+
+Watch = tuple[str, str, tuple[int, ...]]
+"""The input of ids, the port without features, the tokens that stand for them."""
+
+
+def unfed_placeholders(graph: Graph, whole: ProgramGraph, program: ProgramGraph) -> list[Watch]:
+    """Ports of `whole`, the program with every input, that get nothing in `program` and have tokens that stand for them."""
+    running = {n.id: n for n in program.nodes}
+    found: list[Watch] = []
+    for node in whole.nodes:
+        if node.op != CALL:
+            continue
+        fed = running[node.id].inputs if node.id in running else {}
+        for port, tokens in graph.config(node).placeholders.items():
+            ids = node.inputs.get("ids")
+            if port in node.inputs and port not in fed and isinstance(ids, str) and ids in program.inputs:
+                found.append((ids, port, tokens))
+    return found
+
+
+def check_placeholders(watched: list[Watch], inputs: Mapping[str, Any]) -> None:
+    """Raises DiagnosticError where a token stands for an image that is not there: its own embedding was never trained."""
+    mask = inputs.get("attention_mask")
+    for name, port, tokens in watched:
+        ids = inputs[name]
+        if ids.device.type != "cpu":
+            continue  # reading a value would wait for the device
+        here = torch.isin(ids, torch.tensor(tokens))
+        if mask is not None and mask.shape == ids.shape:
+            here = here & mask.bool()
+        if bool(here.any()):
+            text = f"{name} hold {int(here.sum())} placeholders for {port!r}, but nothing is given for it"
+            raise DiagnosticError(Diagnostic(C.BAD_INPUT_VALUE, text, fix="give the image, or leave its tokens out"))

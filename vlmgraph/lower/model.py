@@ -18,7 +18,7 @@ from ..passes.slice import MissingInput, ProgramGraph, slice_program
 from ..spec import Spec
 from .build import allocate, build_modules
 from .generate import generate
-from .inputs import prepared
+from .inputs import Watch, check_placeholders, prepared, unfed_placeholders
 from .program import lower_program
 from .sample_image import draw, pixels
 
@@ -29,6 +29,7 @@ class CompiledProgram:
     def __init__(self, model: CompiledModel, name: str) -> None:
         self.model, self.name = model, name
         self._lowered: dict[tuple[frozenset[str], bool], tuple[ProgramGraph, Any]] = {}
+        self._watched: dict[frozenset[str], list[Watch]] = {}
 
     @property
     def source(self) -> Graph:
@@ -60,7 +61,11 @@ class CompiledProgram:
     def run(self, inputs: Mapping[str, Any], caches: Mapping[str, Any] | None = None, step: bool = False) -> dict[str, Any]:
         """Outputs by name, and carried values as `carry.<name>`."""
         given = {k: v for k, v in inputs.items() if v is not None}
-        program, module = self.lowered(frozenset(given), step)
+        program, module = self.lowered(present := frozenset(given), step)
+        if not step:
+            if present not in self._watched:
+                self._watched[present] = unfed_placeholders(self.source, self.graph(), program)
+            check_placeholders(self._watched[present], given)
         arguments = [given[name] for name in program.inputs]
         arguments += [(caches or {}).get(component) for component in program.cache]
         try:
