@@ -127,13 +127,15 @@ def declared_counts(name: str, size: str | None = None, variant: str | None = No
 
 
 def built_counts(model: CompiledModel) -> dict[str, int]:
-    """Component → parameters of the modules; a tied one counts where its tie's right side stands."""
+    """Component → parameters of the modules, each once; a tied one counts where its tie's right side stands."""
     left = {find_path(model, a) for a, _ in model.graph.ties}
     ids = sorted(model.graph.components, key=len, reverse=True)
     counts: dict[str, int] = {}
+    seen: set[tuple[str, int]] = set()  # two sides of a component may share a table
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        if name not in left:
-            owner = next(id for id in ids if name.startswith(f"{id}."))
+        owner = next(id for id in ids if name.startswith(f"{id}."))
+        if name not in left and (owner, id(parameter)) not in seen:
+            seen.add((owner, id(parameter)))
             counts[owner] = counts.get(owner, 0) + parameter.numel()
     return {id: counts[id] for id in model.graph.components if id in counts}
 
