@@ -315,18 +315,19 @@ class StackConfig(Component):
         return dims["B"] * self.stack_flops(dims["N"], dims) if "B" in dims and "N" in dims else Dim()
 
     def stack_flops(self, tokens: Dim, dims: Mapping[str, Dim]) -> Dim:
-        """Of one sample."""
-        cost = Dim()
+        """Of one sample, through the first `dims["layers"]` layers: a stack of which only a tap is read stops there."""
+        cost, depth = Dim(), dims.get("layers", Dim.of(self.layers)).constant
+        sequence = self.sequence[:depth]
         for kind, config in self.variants.items():
-            times = self.sequence.count(kind)
+            times = sequence.count(kind)
             for slot, layer in config.one.items():
                 keys = dims.get("M_media") if slot == "cross" else tokens
                 if not slot.startswith("norms.") and keys is not None:
                     cost = cost + layer.flops({"N": tokens, "K": keys}) * times
         for group, block in self.groups():
             keys = dims.get(f"M_{group.port}")
-            if keys is not None:
-                cost = cost + block.flops({"N": tokens, "K": keys}) * len(group.places(self.layers))
+            times = sum(place < len(sequence) for place in group.places(self.layers))
+            cost = cost + block.flops({"N": tokens} if keys is None else {"N": tokens, "K": keys}) * times
         return cost
 
     def cache_bytes_per_token(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,10 +47,10 @@ class Cost:
         }
 
 
-def program_cost(graph: Graph, name: str, dims: Mapping[str, int], dtype: str) -> Cost | None:
-    """The cost of a program with all its inputs given; None where its outputs cannot be computed from the graph's inputs."""
+def program_cost(graph: Graph, name: str, dims: Mapping[str, int], dtype: str, present: Iterable[str] | None = None) -> Cost | None:
+    """The cost of a program when the inputs `present` are given (all where left out); None where its outputs cannot be computed."""
     try:
-        program = slice_program(graph, name)
+        program = slice_program(graph, name, present)
     except MissingInput:
         return None
     types = graph.types()
@@ -65,7 +65,7 @@ def program_cost(graph: Graph, name: str, dims: Mapping[str, int], dtype: str) -
         amount = number(formula, values)
         if amount:
             by_node[node.id] = amount
-        elif config.total():
+        elif config.total() and config.multiplies:
             uncounted.append(node.id)
     every, peak = _alive(program, types, values, dtype)
     cached = sum(graph.components[c].cache_bytes_per_token() for c in program.cache)
@@ -84,7 +84,8 @@ def node_dims(graph: Graph, node: Node, types: Mapping[str, Type]) -> dict[str, 
         if isinstance(value, int):
             found[field] = Dim.of(int(value))
     ports = config.signature(node.facet)
-    pairs = [(declared, node.outputs.get(port)) for port, declared in ports.outputs.items()]
+    absent = config.absent(frozenset(node.inputs))
+    pairs = [(declared, node.outputs.get(port)) for port, declared in ports.outputs.items() if port not in absent]
     for port, source in node.inputs.items():
         if port in ports.inputs:
             first = source if isinstance(source, str) else source[0] if source else ""
@@ -102,6 +103,8 @@ def node_dims(graph: Graph, node: Node, types: Mapping[str, Type]) -> dict[str, 
             for dim in actual.dims[: len(actual.dims) - len(declared.dims)]:
                 rest = rest * dim
             found.setdefault("...", rest)
+    if node.options.get("until"):  # only taps are read: nothing behind the last of them runs
+        found["layers"] = Dim.of(max(int(port.removeprefix("hidden.")) for port in node.outputs if port.startswith("hidden.")))
     return found
 
 

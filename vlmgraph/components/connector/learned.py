@@ -18,6 +18,7 @@ class LearnedTokens(Connector, name="connector.learned_tokens"):
     std: float = Field(0.02, ge=0, description="standard deviation of the first values; 0 starts them at zero")
     ports = Ports(x=T.tokens["...", "V", "d"], returns=T.tokens["...", "V+before+after", "d"])
     module = "vlmgraph.nn.connectors:LearnedTokens"
+    multiplies = False
 
     def parameters(self) -> dict[str, int]:
         return {"before": self.before * (self.d or 0), "after": self.after * (self.d or 0)}
@@ -31,6 +32,7 @@ class LearnedQueries(Connector, name="connector.learned_queries"):
     std: float = Field(0.02, ge=0, description="standard deviation of the first values")
     ports = Ports(like=T.tokens["...", "N", "e"], returns=T.tokens["...", "count", "width"])
     module = "vlmgraph.nn.connectors:LearnedQueries"
+    multiplies = False
 
     def parameters(self) -> dict[str, int]:
         return {"queries": self.count * (self.width or 0)}

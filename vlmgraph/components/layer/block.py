@@ -69,8 +69,10 @@ class CrossBlock(Layer, name="block.cross_attention"):
         return counts
 
     def flops(self, dims: Mapping[str, Dim]) -> Dim:
+        """N tokens over K media; where there are none the MLP alone, or nothing with `mask_mlp`."""
         parts = self.parts()
-        return parts["cross"].flops(dims) + parts["mlp"].flops(dims)
+        mlp = parts["mlp"].flops(dims)
+        return parts["cross"].flops(dims) + mlp if "K" in dims else Dim() if self.mask_mlp else mlp
 
 
 class GatedCrossBlock(CrossBlock, name="block.gated_cross_attention"):

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field
 
 from ...ir import types as T
-from ...ir.dims import Dim
 from ..base import Component, Layer, Ports
-from ..counting import rows
 
 
 class Norm(Component, Layer):
@@ -19,10 +16,8 @@ class Norm(Component, Layer):
     width: int | None = Field(None, ge=1, description="width of the tokens; inferred, or the stack's")
     eps: float | None = Field(None, gt=0, description="added to the variance; the stack's `norm_eps`, else 1e-5 or, for norm.rms, 1e-6")
     role = "layer"
+    multiplies = False
     ports = Ports(x=T.tokens["...", "width"], returns=T.tokens["...", "width"])
-
-    def flops(self, dims: Mapping[str, Dim]) -> Dim:
-        return rows(dims) * (8 * (self.width or 0))
 
 
 class LayerNorm(Norm, name="norm.layer"):

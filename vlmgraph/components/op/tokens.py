@@ -11,7 +11,6 @@ from ...ir import types as T
 from ...ir.dims import Dim, DimError
 from ...ir.types import Type
 from ..base import Op, Ports, Token
-from ..counting import rows
 
 
 class Select(Op, name="op.select"):
@@ -41,9 +40,6 @@ class Normalize(Op, name="op.normalize"):
 
     ports = Ports(x=T.tokens["...", "d"], returns=T.tokens["...", "d"])
     module = "vlmgraph.nn.ops:Normalize"
-
-    def flops(self, dims: Mapping[str, Dim]) -> Dim:
-        return rows(dims) * dims["d"] * 3
 
 
 class GatherStates(Op, name="op.gather_states"):
@@ -91,6 +87,15 @@ class ReplaceToken(Op, name="op.replace_token"):
     token: Token = Field(description="what is written there")
     ports = Ports(ids=T.ids["B", "T"], returns=T.ids["B", "T"])
     module = "vlmgraph.nn.ops:ReplaceToken"
+
+
+class ShiftRight(Op, name="op.shift_right"):
+    """What a decoder reads to write these labels: a start token, then all of them but the last: ids[B, T] → ids[B, T]."""
+
+    start: Token = Field(description="what stands first")
+    pad: Token = Field(0, description="what a label of -100 is read as")
+    ports = Ports(ids=T.ids["B", "T"], returns=T.ids["B", "T"])
+    module = "vlmgraph.nn.ops:ShiftRight"
 
 
 class Concat(Op, name="op.concat"):

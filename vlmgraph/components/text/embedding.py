@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field
 
 from ...ir import types as T
-from ...ir.dims import Dim
 from ..base import Component, Ports
 from ..layer.slot import NormSlot, filled
 
@@ -30,6 +28,7 @@ class TextEmbedding(Component, name="text.embedding"):
     std: float = Field(0.02, gt=0, description="standard deviation of the first values")
     position_std: float | None = Field(None, gt=0, description="that of the positions; `std` where left out")
     role = "embedding"
+    multiplies = False
     shares = ("vocab", "width", "scale")
     module = "vlmgraph.nn.embedding:TextEmbedding"
 
@@ -56,5 +55,3 @@ class TextEmbedding(Component, name="text.embedding"):
     def addresses(self) -> tuple[str, ...]:
         return tuple(self.parameters())
 
-    def flops(self, dims: Mapping[str, Dim]) -> Dim:
-        return Dim()
