@@ -84,10 +84,12 @@ def unfed_placeholders(graph: Graph, whole: ProgramGraph, program: ProgramGraph)
         if node.op != CALL:
             continue
         fed = running[node.id].inputs if node.id in running else {}
-        for port, tokens in graph.config(node).placeholders.items():
-            ids = node.inputs.get("ids")
-            if port in node.inputs and port not in fed and isinstance(ids, str) and ids in program.inputs:
-                found.append((ids, port, tokens))
+        placeholders, ids = graph.config(node).placeholders, node.inputs.get("ids")
+        taken = {token for port, tokens in placeholders.items() if port in fed for token in tokens}
+        for port, tokens in placeholders.items():
+            free = tuple(t for t in tokens if t not in taken)
+            if free and port in node.inputs and port not in fed and isinstance(ids, str) and ids in program.inputs:
+                found.append((ids, port, free))
     return found
 
 
