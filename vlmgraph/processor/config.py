@@ -43,8 +43,8 @@ class Pixels(Config):
     """A number m is mean m and deviation m: 0.5 maps to [-1, 1]."""
     rescale: Rate = 1 / 255
     resample: Literal["bicubic", "bilinear", "lanczos", "nearest"] = "bicubic"
-    alpha: Literal["drop"] | tuple[Byte, Byte, Byte] = "drop"
-    """A picture with transparency is put on this colour; `drop` shows the colour below the transparency, as most published code does."""
+    alpha: Literal["drop"] | tuple[Byte, Byte, Byte] = (255, 255, 255)
+    """A picture with transparency is put on this colour; `drop` shows the colour below the transparency."""
     also: dict[str, str] = {}
     """Further inputs that this entry fills, each with what goes there."""
 
