@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ..ir.graph import COMPANIONS, Graph, Node
+from ..ir.graph import COMPANIONS, SLICE, Graph, Node
 from .numbers import short
 
 STRUCTURAL = "step"
@@ -43,24 +43,32 @@ class Diagram:
 
 
 def diagram(graph: Graph, objectives: bool = True) -> Diagram:
-    """The diagram of a whole graph. Inputs that nothing reads are left out, so are companions that a pass wired."""
+    """The diagram of a whole graph. What no edge reaches is left out, so is what travels with tokens."""
     types = graph.types()
     items: dict[str, Item] = {}
     links: list[Link] = []
     home: dict[str, str] = {name: f"in:{name}" for name in graph.inputs}
-    carried = {value for kinds in graph.companions.values() for value in kinds.values()}
+
+    def travels(node: Node, port: str, value: str, first: str) -> bool:
+        """Whether the value comes along with the tokens of another port, so that their line stands for both."""
+        owner, _, kind = port.rpartition("_")
+        source = node.inputs.get(owner or first)
+        return isinstance(source, str) and port != first and graph.companions.get(graph.resolve(source), {}).get(kind) == value
 
     def connect(node: Node, target: str, soft: bool) -> None:
-        first = next(iter(node.inputs), "")
-        several = sum(1 for _ in node.sources()) > 1
+        entering: list[Link] = []
+        ports = graph.config(node).signature(node.facet).inputs if node.component in graph.components else node.inputs
+        first = next(iter(ports), "")
         for port, source in node.inputs.items():
             companion = port.split("_")[-1] in COMPANIONS
             for value in (source,) if isinstance(source, str) else source:
                 value = graph.resolve(value)
-                if value not in home or (companion and value in carried and port != first):
+                if value not in home or travels(node, port, value, first):
                     continue
-                label = port if several and not (companion and port == first) else ""
-                links.append(Link(home[value], target, value, str(types.get(value, "")), label, soft or companion))
+                entering.append(Link(home[value], target, value, str(types.get(value, "")), port, soft or companion))
+        if len(entering) == 1:
+            entering = [replace(entering[0], port="")]
+        links.extend(entering)
 
     for node in graph.nodes:
         for value, _ in node.values():
@@ -84,15 +92,23 @@ def diagram(graph: Graph, objectives: bool = True) -> Diagram:
         if value in home:
             items[f"out:{name}"] = Item(f"out:{name}", name, "", "output")
             links.append(Link(home[value], f"out:{name}", value, str(types.get(value, type_))))
-    read = {link.source for link in links}
-    inputs = [Item(f"in:{n}", n, "", "input") for n in graph.inputs if f"in:{n}" in read]
-    return Diagram(graph.name, (*inputs, *items.values()), tuple(links))
+    joined = {end for link in links for end in (link.source, link.target)}
+    inputs = [Item(f"in:{n}", n, "", "input") for n in graph.inputs]
+    return Diagram(graph.name, tuple(item for item in (*inputs, *items.values()) if item.id in joined), tuple(links))
+
+
+def _step(node: Node) -> str:
+    """A slice as in the spec, `[1:]` or `[0]`; what else a step is told by name."""
+    options = dict(node.options)
+    if node.op == SLICE:
+        start, stop = ("" if options.get(end) is None else str(options[end]) for end in ("start", "stop"))
+        return f"[{options['index']}]" if options.get("index") is not None else f"[{start}:{stop}]"
+    return ", ".join(f"{key} {value}" for key, value in options.items())
 
 
 def _box(graph: Graph, node: Node) -> Item:
     if not node.component:
-        what = ", ".join(f"{key} {value}" for key, value in node.options.items())
-        return Item(f"node:{node.id}", node.op, what, STRUCTURAL)
+        return Item(f"node:{node.id}", node.op, _step(node), STRUCTURAL)
     config = graph.config(node)
     title = node.id if node.id == node.component else f"{node.id} = {node.component}"
     if node.facet:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 Point = tuple[float, float]
 
@@ -34,6 +35,7 @@ class Layout:
 GAP = 26.0
 BEND_GAP = 14.0
 MARGIN = 16.0
+FAR, LANE = 120.0, 6.0
 SWEEPS = 24
 
 
@@ -66,22 +68,27 @@ def layout(boxes: Sequence[Box], edges: Sequence[tuple[str, str]], rank_gap: flo
 
     layers = _order(layers, above, below)
     x = _columns(layers, above, below, size)
+    _straighten(layers, chains, x, size)
     placed = Layout()
     half: dict[str, float] = {}
     y = MARGIN
+    gap = rank_gap
     for layer in layers:
         tall = max((size[id].height for id in layer), default=0.0)
         for id in layer:
             placed.centre[id] = (x[id], y + tall / 2)
             half[id] = tall / 2
-        y += tall + rank_gap
+        # lines that run far to the side lie on one another in a low gap
+        far = sum(abs(x[id] - x[t]) > FAR for id in layer for t in below[id])
+        gap = rank_gap + min(LANE * max(far - 1, 0), 4 * LANE)
+        y += tall + gap
     left = min((x[id] - size[id].width / 2 for id in x), default=0.0) - MARGIN
     placed.centre = {id: (cx - left, cy) for id, (cx, cy) in placed.centre.items()}
     for chain in chains:
         passed = [(placed.centre[id], half[id]) for id in chain[1:-1]]
         placed.bends.append([(cx, cy + side) for (cx, cy), h in passed for side in (-h, h)])
     placed.width = max((placed.centre[id][0] + size[id].width / 2 for id in x), default=0.0) + MARGIN
-    placed.height = y - rank_gap + MARGIN
+    placed.height = y - gap + MARGIN
     placed.centre = {id: point for id, point in placed.centre.items() if not id.startswith("\0")}
     return placed
 
@@ -195,6 +202,32 @@ def _columns(layers: list[list[str]], above: dict[str, list[str]], below: dict[s
             apart = [_distance(size[a], size[b]) for a, b in zip(layer, layer[1:])]
             x.update(zip(layer, _spread(wanted, weight, apart)))
     return x
+
+
+def _straighten(layers: list[list[str]], chains: list[list[str]], x: dict[str, float], size: dict[str, Box]) -> None:
+    """Give the bends of an edge one column for as many ranks as the space between their neighbours allows."""
+    beside: dict[str, tuple[str | None, str | None]] = {}
+    for layer in layers:
+        for left, id, right in zip([None, *layer], layer, [*layer[1:], None]):
+            beside[id] = (left, right)
+
+    def space(id: str) -> tuple[float, float]:
+        left, right = beside[id]
+        low = -inf if left is None else x[left] + _distance(size[left], size[id])
+        high = inf if right is None else x[right] - _distance(size[id], size[right])
+        return low, high
+
+    for chain in chains:
+        run: list[str] = []
+        low, high = -inf, inf
+        for id in chain[1:]:
+            here = space(id) if id.startswith("\0") else (inf, -inf)  # the edge's end closes the last run
+            if max(low, here[0]) > min(high, here[1]):
+                middle = sum(x[n] for n in run) / max(len(run), 1)
+                x.update(dict.fromkeys(run, min(max(middle, low), high)))
+                run, low, high = [], -inf, inf
+            run.append(id)
+            low, high = max(low, here[0]), min(high, here[1])
 
 
 def _distance(left: Box, right: Box) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from html import escape
 
 from .diagram import Diagram, Item, Link
@@ -47,10 +48,15 @@ def svg(diagram: Diagram) -> str:
         top = _shift(placed.centre[label.id], -8)
         body.append(_path([starts[number], *placed.bends[number], top], key not in hard, arrow=False))
     stops = _entering(diagram, entering, placed, boxes, len(labels))
+    readers = Counter((link.source, link.value) for link in diagram.links)
     for number, link in enumerate(diagram.links):
         label = labels.get((link.source, link.value))
         edge = number + len(labels)
-        start = _shift(placed.centre[label.id], 8) if label else starts[edge]
+        start = starts[edge]
+        if label:
+            x, y = placed.centre[label.id]
+            towards = placed.bends[edge][0][0] if placed.bends[edge] else stops[number][0]
+            start = (_within(towards, x, label.width) if readers[link.source, link.value] == 1 else x, y + 8)
         body.append(_path([start, *placed.bends[edge], stops[number]], link.soft, arrow=True))
     types = {(link.source, link.value): link.type for link in diagram.links}
     for key, label in labels.items():
@@ -91,7 +97,11 @@ def _leaving(edges: list[tuple[str, str]], placed: Layout, boxes: dict[str, Box]
         x, y = placed.centre[id]
         if id not in boxes:
             continue
-        numbers.sort(key=lambda n: placed.bends[n][0][0] if placed.bends[n] else placed.centre[edges[n][1]][0])
+        towards = {n: placed.bends[n][0][0] if placed.bends[n] else placed.centre[edges[n][1]][0] for n in numbers}
+        if len(numbers) == 1:
+            starts[numbers[0]] = (_within(towards[numbers[0]], x, boxes[id].width), y + boxes[id].height / 2)
+            continue
+        numbers.sort(key=towards.__getitem__)
         for at, number in enumerate(numbers):
             starts[number] = (x + ((at + 0.5) / len(numbers) - 0.5) * (boxes[id].width - 28), y + boxes[id].height / 2)
     return starts
@@ -108,15 +118,24 @@ def _entering(diagram: Diagram, entering: dict[str, list[Link]], placed: Layout,
 
     for target, links in entering.items():
         x, y = placed.centre[target]
+        if len(links) == 1:
+            stops[numbers[id(links[0])]] = (_within(origin(links[0]), x, boxes[target].width), y - boxes[target].height / 2)
+            continue
         ordered = sorted(links, key=origin)
         room = boxes[target].width - 24
         slack = max(room - sum(_slot(link) for link in ordered), 0.0) / len(ordered)
-        at = x - room / 2 if slack or len(ordered) > 1 else x
+        at = x - room / 2
         for link in ordered:
             width = _slot(link) + slack
-            stops[numbers[id(link)]] = (at + width / 2 if len(ordered) > 1 else x, y - boxes[target].height / 2)
+            stops[numbers[id(link)]] = (at + width / 2, y - boxes[target].height / 2)
             at += width
     return stops
+
+
+def _within(x: float, centre: float, width: float) -> float:
+    """`x`, or the nearest place on a side of that width: a line that can go straight down does."""
+    room = max(width / 2 - 16, 0.0)
+    return min(max(x, centre - room), centre + room)
 
 
 def _shift(point: Point, dy: float) -> Point:
