@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 
+import numpy as np
+import PIL.Image
 import pytest
 import torch
 from torch import Tensor
@@ -21,11 +24,14 @@ from tests.architectures.common import (
     lively,
     meta,
     noise,
+    processor,
     published,
     random_ids,
     trains,
 )
+from tests.architectures.ranks import contrastive
 from vlmgraph.ir.dims import Dim
+from vlmgraph.lower.zero_shot import classify
 from vlmgraph.nn.losses import Contrastive
 from vlmgraph.report.tokens import visual_dims
 
@@ -350,6 +356,25 @@ def test_loss_is_symmetric_and_ignores_the_order_of_pairs(model, images: Tensor,
         assert abs((Contrastive()(a, b, torch.tensor(9.0)) - one_sided).item()) > 1e-2, "both directions count"
 
 
+def test_negatives_come_from_all_processes(tmp_path) -> None:
+    """N is the global batch: two processes' mean loss and gradients are those of one process with the whole batch."""
+    image, text, scale = unit(noise(6, 8, seed=3)), unit(noise(6, 8, seed=4)), torch.tensor(9.0)
+    torch.save({"image": image, "text": text, "scale": scale}, tmp_path / "batch.pt")
+    second = multiprocessing.get_context("spawn").Process(target=contrastive, args=(1, 2, str(tmp_path)))
+    second.start()
+    contrastive(0, 2, str(tmp_path))
+    second.join(60)
+    assert second.exitcode == 0
+    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    leaves = [x.clone().requires_grad_() for x in (image, text, scale)]
+    loss = Contrastive()(*leaves)
+    loss.backward()
+    close(torch.stack([r["loss"] for r in ranks]).mean(), loss.detach())
+    close(torch.cat([r["image"] for r in ranks]) / 2, leaves[0].grad)
+    close(torch.cat([r["text"] for r in ranks]) / 2, leaves[1].grad)
+    close(torch.stack([r["scale"] for r in ranks]).mean(), leaves[2].grad)
+
+
 # ---- training
 
 
@@ -393,3 +418,44 @@ def test_first_weights() -> None:
     for name, parameter in model.named_parameters():
         if ".attention." in name and name.endswith("bias"):
             assert not parameter.any(), name
+
+
+# ---- what goes in, and zero-shot classes (sections 2.2, 3.1.4)
+
+
+def test_pictures_are_resized_cropped_and_normalised() -> None:
+    """The shortest edge to 224, bicubic, then the centre; CLIP's statistics."""
+    stripes = np.zeros((100, 300, 3), np.uint8)
+    stripes[:, :100], stripes[:, 100:200], stripes[:, 200:] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+    pixels = processor("clip", None)(images=PIL.Image.fromarray(stripes))["pixel_values"]
+    mean, std = np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711])
+    green = (np.array([0, 1, 0]) - mean) / std
+    assert pixels.shape == (1, 3, 224, 224)
+    np.testing.assert_allclose(pixels[0, :, :, 8:216], np.broadcast_to(green[:, None, None], (3, 224, 208)), atol=1e-5)
+
+
+def test_texts_have_77_ids() -> None:
+    """Lower-cased between start and end, zeros behind; of what is too long the last id kept becomes the end."""
+    own = processor("clip", None)
+    short, lower, long = own(text=["A Cat", "a cat", "x" * 200])["input_ids"]
+    assert (short == lower).all() and short[0] == 49406 and short[6] == 49407 and not short[7:].any() and len(short) == 77
+    assert long[0] == 49406 and long[76] == 49407 and len(long) == 77 and (long[1:76] == long[1]).all()
+    assert own.decode(own.ask("cat")["input_ids"][0]).rstrip("\0") == "a photo of a cat."
+
+
+def test_zero_shot_by_hand(model) -> None:
+    """Every template of a class encoded, normalised, averaged, normalised again; softmax of 100 times the cosine."""
+    own, labels = processor("clip"), ["cat", "dog", "red car"]
+    procedure = model.graph.procedures["classify"]
+    pictures = [PIL.Image.effect_noise((60, 50), 80).convert("RGB"), PIL.Image.new("RGB", (42, 42), (250, 120, 3))]
+    got = classify(model, own, pictures, labels)
+    with torch.no_grad():
+        classes = []
+        for label in labels:
+            ids = own(text=[template.format(label=label) for template in procedure.templates])["input_ids"]
+            classes.append(unit(unit(text_features(model, torch.from_numpy(ids))).mean(0)))
+        pixels = torch.from_numpy(own(images=pictures)["pixel_values"])
+        cosines = unit(tower_features(model, pixels)) @ torch.stack(classes).T
+    assert len(procedure.templates) == 7 and got.shape == (2, 3)
+    close(got, (100 * cosines).softmax(-1), 1e-4)
+    assert got.min() > 1e-12 and (got[0] - got[1]).abs().max() > 1e-3

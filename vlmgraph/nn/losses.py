@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed import nn as differentiable
 from torch.nn import functional as F
 
 from .similarity import pairwise
@@ -91,5 +91,20 @@ def gathered(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor, int]:
     """Features of all processes in rank order and where this process's rows start; the same tensors where there is one process."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return image, text, 0
-    images, texts = (torch.cat(list(differentiable.all_gather(x.contiguous()))) for x in (image, text))
-    return images, texts, torch.distributed.get_rank() * len(image)
+    return AllGather.apply(image), AllGather.apply(text), torch.distributed.get_rank() * len(image)
+
+
+class AllGather(torch.autograd.Function):
+    """x [B, ...] of every process → [B x processes, ...]; what all processes' losses say of a row comes back to its owner, summed."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        grad = grad.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(grad)
+        return grad.chunk(torch.distributed.get_world_size())[torch.distributed.get_rank()]

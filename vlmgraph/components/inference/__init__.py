@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from .base import Procedure
 from .sample_image import SampleImage
+from .zero_shot import ZeroShot
 
-KINDS: dict[str, type[Procedure]] = {c.kind: c for c in (SampleImage,)}
+KINDS: dict[str, type[Procedure]] = {c.kind: c for c in (SampleImage, ZeroShot)}
 
-__all__ = ["KINDS", "Procedure", "SampleImage"]
+__all__ = ["KINDS", "Procedure", "SampleImage", "ZeroShot"]
