@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..diagnostics import Collector, Diagnostic
 from ..diagnostics import codes as C
 from ..ir.dims import DimError
-from ..ir.graph import Graph, Node, Source
+from ..ir.graph import Graph
 from ..ir.order import ordered
 from ..ir.types import Type, parse_type
 from ..spec import Spec
-from .blocks import expand, expand_blocks
+from .blocks import Use, expand_blocks, place_part, place_use, unfed_ports
 from .configs import Configs
+from .copies import open_copies, read_copies, shadow
 from .declare import read_objectives, read_programs, read_stages, read_ties
+from .names import Names, read_names
 from .procedures import read_procedures
-from .wiring import Block, Scope, Wiring
+from .wiring import Scope, Wiring
 
 
 def elaborate(spec: Spec, found: Collector | None = None) -> Graph | None:
@@ -31,35 +34,44 @@ def elaborate(spec: Spec, found: Collector | None = None) -> Graph | None:
     tokens = {k: v for k, v in table(data, "tokens").items() if isinstance(v, int) and not isinstance(v, bool)}
     components = {id: (t, ("components", id)) for id, t in table(data, "components").items() if isinstance(t, Mapping)}
     blocks = {name: t for name, t in table(data, "blocks").items() if isinstance(t, Mapping)}
-    tables, uses = expand_blocks(spec, components, blocks, found)
+    opened, copies = open_copies(components)
+    tables, uses = expand_blocks(spec, opened, blocks, found)
     configs = Configs(spec, found, tokens, tables)
     configs.build_all()
-    wiring = Wiring(found, configs, inputs, declared)
-    place_nodes(spec, wiring, components, uses)
+    wiring = Wiring(found, configs, inputs, declared, left_out=spec.lacks, copies=copies)
+    place_nodes(spec, wiring, [id for id in components if id not in copies], uses)
     for path, text in edges_of(data):
         wiring.edge(text, spec.label(path), Scope())
     objectives = read_objectives(spec, wiring)
     programs = read_programs(spec, wiring)
     places(spec, wiring, tables)
-    aliases = dict(wiring.aliases)
+    nodes = wiring.nodes()
+    names = Names(wiring, unfed_ports(wiring, read_names(wiring, nodes)))
+    nodes = [names.node(node) for node in nodes]
+    copied, same = shadow(nodes, [(copy, names.final(value)) for copy, value in wiring.shadows], copies)
+    wiring.aliases.update(same | {f"{c}.{v}": f"{c}.{final_}" for c, v in wiring.shadows if (final_ := names.final(v)) != v})
     main, own = [], {}
-    for node in wiring.nodes():
-        node = resolved(node, aliases)
+    for node in [names.node(node) for node in nodes] + copied:
         loss = next((f"objective.{o}" for o in objectives if node.id == f"objective.{o}" or node.id.startswith(f"objective.{o}.")), "")
         if loss:
             own.setdefault(loss, []).append(node)
         else:
             main.append(node)
+    rules = read_copies(components, tables, copies)
+    used = {node.component for node in main}  # a copy whose values nobody reads is never made
     graph = Graph(
         name=str(table(data, "model").get("name", spec.name)),
         inputs=inputs,
-        components=dict(configs.built),
+        components={id: config for id, config in configs.built.items() if id not in rules or id in used},
+        copies={id: rule for id, rule in rules.items() if id in used},
         nodes=tuple(main),
-        aliases={a: final(v, aliases) for a, v in aliases.items()},
+        aliases={alias: names.final(alias) for alias in wiring.aliases if alias not in wiring.entries},
         outputs=declared,
         programs=programs,
         objectives={
-            name: o.__class__(o.loss, tuple(own.get(o.loss, ())), {k: map_source(v, aliases) for k, v in o.rebind.items()}, o.when)
+            name: replace(
+                o, nodes=tuple(own.get(o.loss, ())), rebind={k: v for k, s in o.rebind.items() if (v := names.source(s)) is not None}
+            )
             for name, o in objectives.items()
         },
         stages=read_stages(spec, wiring, objectives),
@@ -116,83 +128,9 @@ def edges_of(data: Mapping[str, Any]) -> list[tuple[tuple[str | int, ...], Any]]
     return [(("graph", "edges", i), e) for i, e in enumerate(edges)] if isinstance(edges, list) else []
 
 
-def place_nodes(spec: Spec, wiring: Wiring, components: Mapping[str, Any], uses: Mapping[str, str]) -> None:
+def place_nodes(spec: Spec, wiring: Wiring, components: Sequence[str], uses: Mapping[str, Use]) -> None:
     """Every component is a node of its own name; `[nodes]` adds further uses."""
     for id in components:
-        if id in uses:
-            expand(spec, wiring, id, id, uses[id])
-        elif id in wiring.configs.built:
-            config = wiring.configs.built[id]
-            if not config.facets:
-                wiring.add_node(id, id, label=spec.label(("components", id), "", "key"))
-        else:
-            wiring.broken.add(id)
+        place_part(spec, wiring, uses, id, id, spec.label(("components", id), "", "key"))
     for id, node in table(spec.data, "nodes").items():
-        if not isinstance(node, Mapping) or not isinstance(node.get("uses"), str):
-            continue
-        target, label = node["uses"], spec.label(("nodes", id, "uses"), "")
-        options = {k: v for k, v in node.items() if k != "uses"}
-        if target in uses:
-            expand(spec, wiring, id, target, uses[target])
-            continue
-        component, facet = (target, "") if target in wiring.configs.tables else (target.rpartition(".")[0], target.rpartition(".")[2])
-        if component not in wiring.configs.tables:
-            import difflib
-
-            near = difflib.get_close_matches(target, list(wiring.configs.tables), 1)
-            wiring.found.add(
-                Diagnostic(
-                    C.UNKNOWN_NODE,
-                    f"node {id!r} uses {target!r}, which is not a component",
-                    label,
-                    fix=f"did you mean {near[0]!r}?" if near else None,
-                )
-            )
-            wiring.broken.add(id)
-            continue
-        config = wiring.configs.built.get(component)
-        if config is None:
-            wiring.broken.add(id)
-            continue
-        if facet and facet not in config.facets:
-            wiring.found.add(
-                Diagnostic(
-                    C.UNKNOWN_FACET,
-                    f"{component} has no facet {facet!r}",
-                    label,
-                    notes=("facets: " + (", ".join(config.facets) or "none"),),
-                )
-            )
-            wiring.broken.add(id)
-            continue
-        for name in options:
-            if name not in config.options:
-                known = ", ".join(config.options) or "none"
-                at = spec.label(("nodes", id, name), "", "key")
-                wiring.found.add(
-                    Diagnostic(C.UNKNOWN_OPTION, f"{config.kind} has no call option {name!r}", at, notes=(f"options: {known}",))
-                )
-        wiring.add_node(
-            id, component, facet, {k: v for k, v in options.items() if k in config.options}, spec.label(("nodes", id), "", "key")
-        )
-
-
-def final(value: str, aliases: Mapping[str, str]) -> str:
-    seen: set[str] = set()
-    while value in aliases and value not in seen:
-        seen.add(value)
-        value = aliases[value]
-    return value
-
-
-def map_source(source: Source, aliases: Mapping[str, str]) -> Source:
-    return final(source, aliases) if isinstance(source, str) else tuple(final(s, aliases) for s in source)
-
-
-def resolved(node: Node, aliases: Mapping[str, str]) -> Node:
-    from dataclasses import replace
-
-    return replace(node, inputs={port: map_source(source, aliases) for port, source in node.inputs.items()})
-
-
-__all__ = ["Block", "elaborate"]
+        place_use(spec, wiring, uses, id, node, ("nodes", id))

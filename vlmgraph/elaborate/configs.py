@@ -53,8 +53,29 @@ class Configs:
     def label(self, path: Path, text: str = "", part: str = "value") -> Label | None:
         return self.spec.label(path, text, part)
 
+    def kind(self, id: str) -> Any:
+        """The type of a component: its own, or that of the one it is `like` or a `copy` of."""
+        seen: set[str] = set()
+        while id in self.tables and id not in seen:
+            seen.add(id)
+            table = self.tables[id][0]
+            if "type" in table:
+                return table["type"]
+            id = self.scoped(model_of(table), id)
+        return ""
+
+    def scoped(self, name: Any, user: str) -> str:
+        """The id that a name means for a component: first beside it inside its block, then outside."""
+        prefix = user
+        while prefix := prefix.rpartition(".")[0]:
+            if f"{prefix}.{name}" in self.tables and f"{prefix}.{name}" != user:
+                return f"{prefix}.{name}"
+        return str(name)
+
     def _build(self, id: str, table: Mapping[str, Any], path: Path) -> Component | None:
-        cls = self.component_class(table.get("type", ""), (*path, "type"))
+        if model_of(table) is not None and self.raw_fields(id) is None:
+            return None
+        cls = self.component_class(self.kind(id), (*path, "type"))
         if cls is None:
             return None
         fields = self.raw_fields(id)
@@ -93,22 +114,23 @@ class Configs:
             return None
         self._active.append(id)
         try:
-            fields = self._raw_fields(table, path)
+            fields = self._raw_fields(id, table, path)
         finally:
             self._active.pop()
         if fields is not None:
             self._raw[id] = fields
         return fields
 
-    def _raw_fields(self, table: Mapping[str, Any], path: Path) -> dict[str, Any] | None:
-        kind = table.get("type", "")
+    def _raw_fields(self, id: str, table: Mapping[str, Any], path: Path) -> dict[str, Any] | None:
+        kind = self.kind(id)
         own = {k: v for k, v in table.items() if k not in RESERVED}
         fields: dict[str, Any] = {}
-        if "like" in table:
-            other = self.reference(table["like"], (*path, "like"))
-            if other is None:
-                return None
-            fields.update(other)
+        for key in ("like", "copy"):
+            if key in table:
+                other = self.reference(self.scoped(single(table[key]), id), (*path, key))
+                if other is None:
+                    return None
+                fields.update(other)
         if "preset" in table:
             try:
                 fields.update(load_preset(table["preset"], kind).fields)
@@ -116,11 +138,12 @@ class Configs:
                 self.found.add(self.preset_diagnostic(error, path))
                 return None
         if "of" in table:
-            other = self.reference(table["of"], (*path, "of"))
+            target = self.scoped(table["of"], id)
+            other = self.reference(target, (*path, "of"))
             cls = self.component_class(kind, (*path, "type"))
             if other is None or cls is None:
                 return None
-            target_cls = self.component_class(self.tables[table["of"]][0].get("type"), (*path, "of"))
+            target_cls = self.component_class(self.kind(target), (*path, "of"))
             for name in cls.shares:
                 if name in other:
                     fields.setdefault(name, other[name])
@@ -151,14 +174,8 @@ class Configs:
         )
 
     def validate(self, cls: type[Component], fields: Mapping[str, Any], path: Path) -> Component | None:
-        values: dict[str, Any] = {}
-        for name, value in fields.items():
-            info = cls.model_fields.get(name)
-            values[name] = (
-                self.token_ids(value, (*path, name)) if info is not None and _has_token(info.annotation, info.metadata) else value
-            )
         try:
-            return cls(**values)
+            return cls(**self.with_ids(cls, fields, path))
         except ValidationError as error:
             for finding in error.errors():
                 self.found.add(self.field_diagnostic(cls, finding, path))
@@ -169,7 +186,7 @@ class Configs:
     def validate_at(self, cls: type[Component], fields: Mapping[str, Any], at: Label | None) -> Component | None:
         """As `validate`, for an inline op, whose fields all stand at one place."""
         try:
-            return cls(**fields)
+            return cls(**self.with_ids(cls, fields, (), at))
         except (ValidationError, TypeError) as error:
             lines = (
                 [f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors()]
@@ -207,12 +224,21 @@ class Configs:
         part = "value" if where else "key"
         return Diagnostic(code, f"{name}: {message}", self.label(full, "here", part))
 
-    def token_ids(self, value: Any, path: Path) -> Any:
+    def with_ids(self, cls: type[Component], fields: Mapping[str, Any], path: Path, at: Label | None = None) -> dict[str, Any]:
+        """The fields with ids in the place of token names; `at` is their place where they have no path of their own."""
+        values: dict[str, Any] = {}
+        for name, value in fields.items():
+            info = cls.model_fields.get(name)
+            marked = info is not None and _has_token(info.annotation, info.metadata)
+            values[name] = self.token_ids(value, (*path, name), at) if marked else value
+        return values
+
+    def token_ids(self, value: Any, path: Path, at: Label | None = None) -> Any:
         """Token names → ids from `[tokens]`, inside lists and tables too."""
         if isinstance(value, Mapping):
-            return {k: self.token_ids(v, (*path, k)) for k, v in value.items()}
+            return {k: self.token_ids(v, (*path, k), at) for k, v in value.items()}
         if isinstance(value, (list, tuple)):
-            return [self.token_ids(v, (*path, i)) for i, v in enumerate(value)]
+            return [self.token_ids(v, (*path, i), at) for i, v in enumerate(value)]
         if not isinstance(value, str):
             return value
         if value in self.tokens:
@@ -221,8 +247,17 @@ class Configs:
 
         near = difflib.get_close_matches(value, list(self.tokens), 1)
         fix = f"did you mean {near[0]!r}?" if near else f'add `"{value}" = ID` to [tokens]'
-        self.found.add(Diagnostic(C.UNKNOWN_TOKEN, f"token {value!r} has no id in [tokens]", self.label(path, "used here"), fix=fix))
+        self.found.add(Diagnostic(C.UNKNOWN_TOKEN, f"token {value!r} has no id in [tokens]", at or self.label(path, "used here"), fix=fix))
         return 0
+
+
+def model_of(table: Mapping[str, Any]) -> Any:
+    """What a component is `like`, or a `copy` of; None where it stands by itself."""
+    return single(table["like"]) if "like" in table else single(table["copy"]) if "copy" in table else None
+
+
+def single(value: Any) -> Any:
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 def plugin_diagnostic(error: PluginError, at: Label | None) -> Diagnostic:

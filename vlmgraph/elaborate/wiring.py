@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from ..components.base import Component, Ports
 from ..diagnostics import Collector, Diagnostic, Label, Span
@@ -39,6 +38,8 @@ class Scope:
     prefix: str = ""
     inputs: frozenset[str] = frozenset()
     objective: str = ""
+    ends: Mapping[str, str] = field(default_factory=dict)
+    """Outputs of the block that are no nodes, and the values they are called by."""
 
     @property
     def loss(self) -> str:
@@ -48,10 +49,12 @@ class Scope:
 
 @dataclass
 class Block:
-    """A use of an inner graph: its ports are aliases `<id>.<port>`."""
+    """A use of an inner graph: its ports and the names of their values."""
 
-    inputs: Mapping[str, Type]
-    outputs: Sequence[str]
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+    types: Mapping[str, Type] = field(default_factory=dict)
+    label: Label | None = None
 
 
 class Broken(Exception):
@@ -75,6 +78,21 @@ class Wiring:
     broken: set[str] = field(default_factory=set)
     rebind: dict[str, dict[tuple[str, str], Source]] = field(default_factory=dict)
     counters: dict[str, int] = field(default_factory=dict)
+    entries: set[str] = field(default_factory=set)
+    """Inputs of blocks: names inside the block alone. Outside `co.text` is the output of that name where one reads it."""
+    lists: set[str] = field(default_factory=set)
+    """List ports of blocks."""
+    bundles: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Values behind the list ports of blocks."""
+    copies: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Copies of several components: their values are those of the copied slice, `reference.logits`."""
+    shadows: dict[tuple[str, str], None] = field(default_factory=dict)
+    """The values of copies that are read: the copy and the value that it shadows."""
+    left_out: Callable[[str, str], bool] = lambda table, name: False
+    """Whether a table lacks a name only because of what is reported already."""
+
+    UNKNOWN: ClassVar[str] = "?"
+    """Stands for a value that is missing for a reason reported already: no port that it feeds dangles."""
 
     # ---- nodes
 
@@ -101,46 +119,43 @@ class Wiring:
         except EdgeError as error:
             self.found.add(Diagnostic(C.BAD_EDGE, str(error), narrow(label, error.offset, error.offset + 1)))
             return
-        with contextlib.suppress(Broken):
-            self.connect(chain, label, scope)
+        self.connect(chain, label, scope)
 
     def connect(self, chain: Chain, label: Label | None, scope: Scope) -> None:
         if len(chain.links) < 2:
             self.found.add(Diagnostic(C.BAD_EDGE, "an edge needs two ends: `a -> b`", label))
             return
         made: dict[int, str] = {}  # inline ops are one node each, though they are met as an end and as a start
+        lost: set[int] = set()
         for i, (left, right) in enumerate(zip(chain.links, chain.links[1:], strict=False)):
             lefts = left.items if isinstance(left, Group) else (left,)
             rights = right.items if isinstance(right, Group) else (right,)
             sources: list[str] = []
             for end in lefts:
-                sources += self.sources(end, label, scope, made.get(id(end)), first=i == 0)
+                try:
+                    if id(end) in lost:
+                        raise Broken
+                    sources += self.sources(end, label, scope, made.get(id(end)), first=i == 0)
+                except Broken:
+                    sources.append(self.UNKNOWN)
             for end in rights:
-                node, port = self.destination(end, label, scope, made)
+                try:
+                    node, port = self.destination(end, label, scope, made)
+                except Broken:
+                    lost.add(id(end))
+                    continue
                 self.feed(node, port, sources, narrow(label, chain_start(left), end.end), scope, grouped=len(sources) > 1)
 
     def feed(self, node: str, port: str, sources: list[str], label: Label | None, scope: Scope, grouped: bool) -> None:
         draft = self.drafts.get(node)
         if draft is None:  # a declared output, or a port of a block
-            if grouped:
-                self.found.add(Diagnostic(C.NOT_A_LIST_PORT, f"{node} takes one value, {len(sources)} are given", label))
-                return
-            if node in self.aliases:
-                self.double(node, "", label)
-                return
-            self.aliases[node] = sources[0]
-            self.note(f"edge:{node}", label)
+            self.name(node, sources, label)
             return
         type_ = draft.ports.inputs[port]
         if grouped and not type_.list:
-            self.found.add(
-                Diagnostic(
-                    C.NOT_A_LIST_PORT,
-                    f"{node}.{port} takes one value, {len(sources)} are given",
-                    label,
-                    notes=(f"{node}.{port} is {type_}",),
-                )
-            )
+            text, note = f"{node}.{port} takes one value, {len(sources)} are given", f"{node}.{port} is {type_}"
+            self.found.add(Diagnostic(C.NOT_A_LIST_PORT, text, label, notes=(note,)))
+            draft.inputs.setdefault(port, self.UNKNOWN)
             return
         source: Source = tuple(sources) if type_.list else sources[0]
         own = node == scope.loss or node.startswith(scope.loss + ".")
@@ -156,6 +171,19 @@ class Wiring:
             return
         draft.inputs[port] = source
         self.note(f"edge:{node}.{port}", label)
+
+    def name(self, alias: str, sources: list[str], label: Label | None) -> None:
+        """Give a value the name of a declared output or of a block's port; a block's list port names several."""
+        many = alias in self.lists
+        if len(sources) > 1 and not many:
+            self.found.add(Diagnostic(C.NOT_A_LIST_PORT, f"{alias} takes one value, {len(sources)} are given", label))
+        elif many:
+            self.bundles[alias] = (*self.bundles.get(alias, ()), *sources)
+        elif alias in self.aliases:
+            self.double(alias, "", label)
+        else:
+            self.aliases[alias] = sources[0]
+        self.note(f"edge:{alias}", label)
 
     def double(self, node: str, port: str, label: Label | None) -> None:
         name = f"{node}.{port}" if port else node
@@ -182,12 +210,16 @@ class Wiring:
         if end.call is not None or self.is_inline(end, scope):
             self.found.add(Diagnostic(C.BAD_EDGE, f"{'.'.join(end.path)} takes a value, so an edge cannot start with it", at))
             raise Broken
+        if not scope.prefix and end.path[0] in self.copies:
+            return self.shadowed(end, label, at)
         name, rest = self.lookup(end, scope, at)
         if name in self.drafts:
             draft = self.drafts[name]
             port = ".".join(rest)
             if port == "hidden":
                 return self.taps(draft, brackets, at)
+            if levels := listed(draft.ports.outputs, port):
+                return self.levels(draft, levels, brackets, at)
             if port in draft.ports.inputs and not first:
                 port = ""  # in the middle of a chain `b.k` is the port that was fed; b's output goes on
             if port == "tokens" and "tokens" not in draft.ports.outputs:
@@ -198,13 +230,11 @@ class Wiring:
             return [self.sliced(value, brackets, None, at)]
         if name in self.blocks:
             block = self.blocks[name]
-            if rest and rest[0] not in block.outputs and not (rest[0] in block.inputs and not first):
-                self.found.add(
-                    Diagnostic(C.UNKNOWN_PORT, f"{name} has no output {rest[0]!r}", at, notes=("outputs: " + ", ".join(block.outputs),))
-                )
-                raise Broken
-            port = rest[0] if rest and rest[0] in block.outputs else block.outputs[0]
-            return [self.sliced(f"{name}.{port}", brackets, None, at)]
+            fed = bool(rest) and rest[0] in block.inputs and not first  # in the middle of a chain: the port that was fed
+            port = ".".join(rest) if rest and not fed else next(iter(block.outputs), "")
+            if port not in block.outputs:
+                self.unknown_block_port(name, "output", port, block.outputs, at)
+            return [self.sliced(block.outputs[port], brackets, None, at)]
         if rest:
             self.found.add(Diagnostic(C.UNKNOWN_PORT, f"{name} is a value and has no port {'.'.join(rest)!r}", at))
             raise Broken
@@ -231,13 +261,12 @@ class Wiring:
             return name, port
         if name in self.blocks:
             block = self.blocks[name]
-            port = rest[0] if rest and rest[0] in block.inputs else next(iter(block.inputs))
-            if rest and rest[0] not in block.inputs and rest[0] not in block.outputs:
-                self.found.add(
-                    Diagnostic(C.UNKNOWN_PORT, f"{name} has no input {rest[0]!r}", at, notes=("inputs: " + ", ".join(block.inputs),))
-                )
-                raise Broken
-            return f"{name}.{port}", ""
+            port = ".".join(rest)
+            if not port or (port not in block.inputs and port in block.outputs):
+                port = next(iter(block.inputs), "")
+            if port not in block.inputs:
+                self.unknown_block_port(name, "input", port, block.inputs, at)
+            return block.inputs[port], ""
         if name in self.inputs or rest:
             self.found.add(Diagnostic(C.BAD_EDGE, f"{'.'.join(end.path)} is an input: nothing can lead into it", at))
             raise Broken
@@ -245,6 +274,8 @@ class Wiring:
 
     def lookup(self, end: Endpoint, scope: Scope, at: Label | None, writing: bool = False) -> tuple[str, tuple[str, ...]]:
         """The longest known name at the front of a path, and what is left of the path."""
+        if writing and end.path[0] in scope.ends and len(end.path) == 1:
+            return scope.ends[end.path[0]], ()
         if scope.objective and end.path[0] == scope.objective:
             if scope.loss in self.broken:
                 raise Broken
@@ -253,7 +284,7 @@ class Wiring:
             name = scope.prefix + ".".join(end.path[:length])
             if name in self.broken:
                 raise Broken
-            if name in self.drafts or name in self.blocks or name in scope.inputs or name in self.aliases:
+            if name in self.drafts or name in self.blocks or name in scope.inputs or (name in self.aliases and name not in self.entries):
                 return name, end.path[length:]
             if not scope.prefix and (name in self.declared or name in self.inputs):
                 return name, end.path[length:]
@@ -263,6 +294,8 @@ class Wiring:
             if n.startswith(scope.prefix)
         ]
         wanted = end.path[0]
+        if not scope.prefix and any(self.left_out(table, wanted) for table in ("components", "nodes", "inputs", "outputs")):
+            raise Broken
         near = difflib.get_close_matches(wanted, known, 1)
         code = C.UNDECLARED_OUTPUT if writing and len(end.path) == 1 else C.UNKNOWN_NODE
         note = (
@@ -287,6 +320,14 @@ class Wiring:
                 fix=fix,
             )
         )
+        raise Broken
+
+    def unknown_block_port(self, name: str, direction: str, port: str, ports: Mapping[str, str], at: Label | None) -> None:
+        known = ", ".join(ports) or "none"
+        text = f"{name} has no {direction} {port!r}" if port else f"{name} has no {direction}"
+        near = difflib.get_close_matches(port, list(ports), 1)
+        fix = f"did you mean {near[0]!r}?" if near else None
+        self.found.add(Diagnostic(C.UNKNOWN_PORT, text, at, notes=(f"{direction}s: {known}",), fix=fix))
         raise Broken
 
     def unknown_port(self, draft: Draft, port: str, ports: Mapping[str, Type], direction: str, at: Label | None) -> None:
@@ -333,7 +374,36 @@ class Wiring:
         self.note(f"node:{id_}", at)
         return id_
 
-    # ---- taps and slices
+    # ---- lists, taps and slices
+
+    def shadowed(self, end: Endpoint, label: Label | None, at: Label | None) -> list[str]:
+        """`reference.logits`: the value that `logits` has in the slice made of the copies."""
+        copy = end.path[0]
+        if len(end.path) == 1:
+            text = f"{copy} copies several components: say which value of them, {copy}.NAME"
+            self.found.add(Diagnostic(C.UNKNOWN_PORT, text, at, notes=("copies: " + ", ".join(sorted(self.copies[copy])),)))
+            raise Broken
+        values = self.sources(replace(end, path=end.path[1:]), label, Scope(), None, first=True)
+        self.shadows.update(((copy, value), None) for value in values)
+        return [f"{copy}.{value}" for value in values]
+
+    def levels(self, draft: Draft, levels: list[str], brackets: list[Bracket], at: Label | None) -> list[str]:
+        """`fpn.maps` are all values of a list output, `fpn.maps[0, 2]` some of them, in this order; what follows slices each."""
+        chosen = list(range(len(levels)))
+        if brackets:
+            chosen = []
+            for item in brackets[0].items:
+                if not isinstance(item, int) or not -len(levels) <= item < len(levels):
+                    name = levels[0].rpartition(".")[0]
+                    text = (
+                        f"{draft.id}.{name} is a list of {len(levels)}: an index is from 0 to {len(levels) - 1}, or negative from the end"
+                    )
+                    self.found.add(Diagnostic(C.BAD_TAP, text, at))
+                    raise Broken
+                chosen.append(item % len(levels))
+        first = next(iter(draft.ports.outputs))
+        values = [draft.id if levels[i] == first else f"{draft.id}.{levels[i]}" for i in chosen]
+        return [self.sliced(value, brackets[1:], None, at) for value in values]
 
     def taps(self, draft: Draft, brackets: list[Bracket], at: Label | None) -> list[str]:
         count = self.config(draft).hidden_states()
@@ -386,6 +456,17 @@ class Wiring:
             outputs |= {f"hidden.{i}": hidden for i in sorted(draft.taps) if hidden is not None}
             made.append(Node(draft.id, CALL, draft.component, draft.facet, draft.inputs, outputs, draft.options))
         return [*made, *self.slices.values()]
+
+
+def listed(outputs: Mapping[str, Type], port: str) -> list[str]:
+    """The ports `maps.0`, `maps.1`, ... of the list output `maps`; no port named means the default output, where that is a list."""
+    if not port:
+        first = next(iter(outputs), "")
+        port = first.removesuffix(".0") if first.endswith(".0") else ""
+    found: list[str] = []
+    while port and f"{port}.{len(found)}" in outputs:
+        found.append(f"{port}.{len(found)}")
+    return found
 
 
 def chain_start(link: Endpoint | Group) -> int:

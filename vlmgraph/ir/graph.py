@@ -84,6 +84,16 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Copy:
+    """A component with the fields of another, whose parameters are copies: never changed (`ema` None), or a moving average
+    updated before or after the step."""
+
+    of: str
+    ema: float | None = None
+    when: str = "after"
+
+
+@dataclass(frozen=True)
 class Graph:
     """Nodes stand in topological order. `aliases` names values (`logits` → `head`); declared outputs are among them."""
 
@@ -98,6 +108,8 @@ class Graph:
     stages: Mapping[str, Stage] = field(default_factory=dict)
     procedures: Mapping[str, Procedure] = field(default_factory=dict)
     """Host loops over programs, `[inference]`."""
+    copies: Mapping[str, Copy] = field(default_factory=dict)
+    """Component id → whose frozen or momentum copy it is."""
     ties: tuple[tuple[str, str], ...] = ()
     tokens: Mapping[str, int] = field(default_factory=dict)
     expect: Mapping[str, Any] = field(default_factory=dict)

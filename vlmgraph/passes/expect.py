@@ -76,7 +76,7 @@ def count_parameters(graph: Graph) -> dict[str, dict[str, int]]:
 def parameters_of(graph: Graph, counts: Mapping[str, Mapping[str, int]], name: str) -> int | None:
     """Parameters under `total`, an address (`llm.vision`), a block's use, or a sum of those (`a + b`)."""
     if name == "total":
-        used = {n.component for n in graph.nodes if n.op == CALL}
+        used = {n.component for n in graph.nodes if n.op == CALL} - graph.copies.keys()
         return sum(sum(parts.values()) for id, parts in counts.items() if id in used)
     total = 0
     for address in (part.strip() for part in name.split("+")):
@@ -90,7 +90,7 @@ def parameters_of(graph: Graph, counts: Mapping[str, Mapping[str, int]], name: s
 def addressed(graph: Graph, counts: Mapping[str, Mapping[str, int]], address: str) -> set[tuple[str, str]] | None:
     """The (component, part) pairs an address means; None when the declarations do not count that part apart."""
     if address in ("all", "*"):
-        return {(id, part) for id in counts for part in counts[id]}
+        return {(id, part) for id in counts for part in counts[id] if id not in graph.copies}
     id = next((i for i in sorted(counts, key=len, reverse=True) if address == i or address.startswith(f"{i}.")), None)
     if id is None:
         inner = {(i, part) for i in counts if i.startswith(f"{address}.") for part in counts[i]}

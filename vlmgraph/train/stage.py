@@ -16,17 +16,19 @@ if TYPE_CHECKING:
 
 
 def begin(model: CompiledModel, name: str) -> list[str]:
-    """Set `requires_grad` to what the stage trains, make its copies (`init`), and return the names of what trains, in order.
+    """Set `requires_grad` to what the stage trains, take its copies (`copy`, `init`), and return the names of what trains, in order.
 
     A tied parameter trains when one of its names is trained and none is frozen. A source of `init` that is no address of the model
     (a stage, a published checkpoint) is the caller's to load. Raises DiagnosticError for an unknown stage and for copies that do not fit.
     """
     stage = find_stage(model, name)
+    for target, copied in model.graph.copies.items():
+        copy(model, target, copied.of)
     for target, source in stage.init.items():
         if isinstance(source, str) and addressed(model, source) and addressed(model, target):
             copy(model, target, source)
     trained = {id(p) for address in stage.train for p in addressed(model, address).values()}
-    trained -= {id(p) for address in stage.freeze for p in addressed(model, address).values()}
+    trained -= {id(p) for address in (*stage.freeze, *model.graph.copies) for p in addressed(model, address).values()}
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in trained)
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
