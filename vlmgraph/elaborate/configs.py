@@ -14,6 +14,7 @@ from ..diagnostics import codes as C
 from ..plugins import PluginError, registry
 from ..presets import PresetError, load_preset
 from ..spec import Spec
+from .sound import unsound
 
 Path = tuple[str | int, ...]
 
@@ -175,7 +176,7 @@ class Configs:
 
     def validate(self, cls: type[Component], fields: Mapping[str, Any], path: Path) -> Component | None:
         try:
-            return cls(**self.with_ids(cls, fields, path))
+            return self.sound(cls(**self.with_ids(cls, fields, path)), path)
         except ValidationError as error:
             for finding in error.errors():
                 self.found.add(self.field_diagnostic(cls, finding, path))
@@ -183,10 +184,16 @@ class Configs:
             self.found.add(Diagnostic(C.INVALID_FIELD, str(error), self.label(path, "", "key")))
         return None
 
+    def sound(self, config: Component, path: Path, at: Label | None = None) -> Component | None:
+        wrong = unsound(self.spec, config, path, at) if isinstance(config, Component) else None
+        if wrong is not None:
+            self.found.add(wrong)
+        return config if wrong is None else None
+
     def validate_at(self, cls: type[Component], fields: Mapping[str, Any], at: Label | None) -> Component | None:
         """As `validate`, for an inline op, whose fields all stand at one place."""
         try:
-            return cls(**self.with_ids(cls, fields, (), at))
+            return self.sound(cls(**self.with_ids(cls, fields, (), at)), (), at)
         except (ValidationError, TypeError) as error:
             lines = (
                 [f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors()]

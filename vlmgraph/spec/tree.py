@@ -121,9 +121,9 @@ def _plain(value: Any, origin: Origin, depth: int) -> Tree:
     if depth > 100:
         raise ValueError("the values are nested too deeply")
     if isinstance(value, Mapping):
-        wrong = next((key for key in value if not isinstance(key, str)), None)
-        if wrong is not None:
-            raise ValueError(f"a key is a string, not {wrong!r}")
+        for key in value:
+            if not isinstance(key, str):
+                raise ValueError(f"a key is a string, not {key!r}")
         return Tree({key: _plain(child, origin, depth + 1) for key, child in value.items()}, origin)
     if isinstance(value, (list, tuple)):
         return Tree([_plain(child, origin, depth + 1) for child in value], origin)

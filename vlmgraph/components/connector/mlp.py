@@ -20,7 +20,7 @@ class MLPConnector(Connector, name="connector.mlp"):
     d_in: int | None = Field(None, ge=1, description="width that comes in; inferred")
     out: int | None = Field(None, ge=1, description="width that goes out; inferred where the next part fixes it")
     hidden: int | None = Field(None, ge=1, description="width between the layers; `out` where not given")
-    depth: int = Field(2, ge=1, description="number of linear layers")
+    depth: int = Field(2, ge=1, le=1000, description="number of linear layers")
     act: Act = Field("gelu", description="activation between the layers")
     bias: bool = Field(True, description="biases in every layer")
     ports = Ports(x=T.tokens["...", "d_in"], returns=T.tokens["...", "out"])

@@ -36,7 +36,7 @@ class MLPHead(Head, name="head.mlp"):
     d_in: int | None = Field(None, ge=1, description="width of the states; inferred")
     out: int = Field(ge=1, description="number of classes")
     hidden: int | None = Field(None, ge=1, description="width between the layers; `d_in` where not given")
-    depth: int = Field(2, ge=1, description="number of linear layers")
+    depth: int = Field(2, ge=1, le=1000, description="number of linear layers")
     act: Act = Field("gelu", description="activation between the layers")
     bias: bool = Field(True, description="biases in every layer")
     ports = Ports(x=T.tokens["...", "d_in"], returns=T.logits["...", "out"])

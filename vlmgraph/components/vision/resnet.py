@@ -26,8 +26,8 @@ class ResNet(Encoder, name="vision.resnet"):
 
     @model_validator(mode="after")
     def _fits(self) -> ResNet:
-        if any(depth < 1 for depth in self.layers):
-            raise ValueError("layers: every stage needs a bottleneck")
+        if not all(1 <= depth <= 1000 for depth in self.layers):
+            raise ValueError("layers: every stage has 1 to 1000 bottlenecks")
         if self.image_size is not None and self.image_size % self.factor:
             raise ValueError(f"image_size {self.image_size} is no multiple of {self.factor}, the stride of the last stage")
         return self

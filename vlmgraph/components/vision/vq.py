@@ -26,7 +26,7 @@ class VQ(Encoder, name="vision.vq"):
     image_size: int | None = Field(None, ge=1, description="side of the square image; inferred")
     channels: int = Field(128, ge=32, multiple_of=32, description="channels of the first level")
     multipliers: tuple[int, ...] = Field((1, 1, 2, 2, 4), min_length=1, description="channels of each level over those of the first")
-    blocks: int = Field(2, ge=1, description="residual blocks a level; the decoder has one more")
+    blocks: int = Field(2, ge=1, le=1000, description="residual blocks a level; the decoder has one more")
     latent: int = Field(256, ge=1, description="channels between the convolutions and the codebook's projection")
     codes: int = Field(16384, ge=2, description="rows of the codebook")
     code_width: int = Field(8, ge=1, description="width of the codebook")
