@@ -99,6 +99,18 @@ class ReplaceToken(nn.Module):
         return ids
 
 
+class ShiftRight(nn.Module):
+    """ids [B, T] moved one place to the right behind `start`; -100 becomes `pad` (T5, arXiv 1910.10683, section 2.1)."""
+
+    def __init__(self, start: int, pad: int = 0) -> None:
+        super().__init__()
+        self.start, self.pad = start, pad
+
+    def forward(self, ids: Tensor) -> Tensor:
+        moved = torch.cat([torch.full_like(ids[:, :1], self.start), ids[:, :-1]], dim=1)
+        return moved.masked_fill(moved == -100, self.pad)
+
+
 class Concat(nn.Module):
     """Values joined along the tokens or the channels."""
 

@@ -32,7 +32,7 @@ class QFormer(Connector, name="connector.qformer"):
     norm_eps: float = Field(1e-12, gt=0, description="epsilon of the layer norms")
     std: float = Field(0.02, gt=0, description="standard deviation of the first values")
     options = ("mask",)
-    parts = ("queries", "embed", "attention", "cross", "mlp", "query", "text")
+    parts = ("queries", "embed", "tokens", "positions", "norm", "attention", "cross", "mlp", "query", "text")
     ports = Ports(
         {"queries": T.tokens["B", "queries", "width"], "text": T.tokens["C", "T", "width"]},
         image=T.tokens["B", "V", "d_image"].optional_,
@@ -71,7 +71,9 @@ class QFormer(Connector, name="connector.qformer"):
         expert = linear(w, self.mlp) + linear(self.mlp, w) + norm
         return {
             "queries": self.queries * w,
-            "embed": norm + ((self.vocab + self.max_positions) * w if self.text else 0),
+            "embed.norm": norm,
+            "embed.tokens": self.vocab * w if self.text else 0,
+            "embed.positions": self.max_positions * w if self.text else 0,
             "attention": self.layers * (4 * linear(w, w) + norm),
             "cross": self.crossings * (2 * linear(w, w) + 2 * linear(self.d_image or 0, w) + norm),
             "mlp.query": self.layers * expert,
