@@ -55,6 +55,7 @@ def _transformers(model: CompiledModel, folder: Path, max_shard_bytes: int) -> P
 def _compiled(model: CompiledModel, folder: Path, max_shard_bytes: int) -> Path:
     import json
 
+    from .. import codegen
     from ..ir.text import print_graph
     from ..report.html import page
     from ..report.measure import report
@@ -69,4 +70,6 @@ def _compiled(model: CompiledModel, folder: Path, max_shard_bytes: int) -> Path:
     (folder / "report.html").write_text(page(model.graph, measured, summary), encoding="utf-8")
     if model.device.type != "meta":
         save_weights(IDENTITY.save(dict(state_tensors(model))), folder, max_shard_bytes)
+    # last: where a part has no source that stands alone, everything else is written before that is said
+    (folder / "model.py").write_text(codegen.source(model), encoding="utf-8")
     return folder

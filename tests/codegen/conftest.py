@@ -1,0 +1,92 @@
+"""Models, their generated files and what they compute, recorded once for all tests here."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import vlmgraph
+from vlmgraph import codegen
+from vlmgraph.plugins import registry
+
+HERE = Path(__file__).parent
+PLUGIN = HERE.parents[1] / "plugins" / "vlmgraph-abstractor"
+SPECS = ("clip", "llava-1.5", "cogvlm", "blip-2", "flamingo", "idefics", "qwen2-vl", "janus")
+
+
+def helper(name: str):
+    spec = importlib.util.spec_from_file_location(f"codegen_{name}", HERE / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def plugin(tmp_path_factory):
+    """The abstractor plugin as if installed: its package and its entry points on the path."""
+    if any(d.metadata["name"] == "vlmgraph-abstractor" for d in importlib.metadata.distributions()):
+        yield
+        return
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    project = tomllib.loads((PLUGIN / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    place = tmp_path_factory.mktemp("site")
+    info = place / "vlmgraph_abstractor-0.1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: vlmgraph-abstractor\nVersion: 0.1.0\n")
+    groups = [f"[{g}]\n" + "".join(f"{k} = {v}\n" for k, v in points.items()) for g, points in project["entry-points"].items()]
+    (info / "entry_points.txt").write_text("\n".join(groups))
+    sys.path[:0] = [str(PLUGIN), str(place)]
+    importlib.invalidate_caches()
+    registry.cache_clear()
+    yield
+    for path in (str(PLUGIN), str(place)):
+        sys.path.remove(path)
+    registry.cache_clear()
+
+
+def awake(model) -> None:
+    """Every parameter a value that matters: gates off zero, norms off one, biases off zero."""
+    noise = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not parameter.dim() or "log_scale" in name or "temperature" in name:
+                continue
+            parameter.add_(torch.randn(parameter.shape, generator=noise) * 0.05)
+        for buffer in model.buffers():
+            if buffer.is_floating_point():
+                buffer.add_(torch.rand(buffer.shape, generator=noise) * 0.1)
+
+
+def recorded(spec, folder: Path, cases) -> str:
+    """Write a model's file beside its state dict and what its programs compute; gives the file's text."""
+    model = vlmgraph.compile(spec, device="cpu" if cases is not None else "meta")
+    folder.mkdir(parents=True, exist_ok=True)
+    text = codegen.source(model)
+    (folder / "model.py").write_text(text, encoding="utf-8")
+    if cases is None:
+        state = {k: torch.empty(v.shape, device="meta") for k, v in model.state_dict().items()}
+        torch.save({"meta": True, "state": state, "calls": []}, folder / "saved.pt")
+        return text
+    awake(model)
+    with torch.no_grad():
+        calls = [(program, inputs, model.programs[program](**inputs)) for program, inputs in cases]
+    torch.save({"meta": False, "state": model.state_dict(), "calls": calls}, folder / "saved.pt")
+    return text
+
+
+def isolated(folders: list[Path]) -> list[list[str]]:
+    """The differences found for every folder, in one process that cannot import vlmgraph."""
+    run = subprocess.run([sys.executable, "-I", str(HERE / "isolated.py"), *map(str, folders)], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    return [json.loads(line) for line in run.stdout.splitlines()]

@@ -1,0 +1,149 @@
+"""Inputs for the tiny models: every program, with and without each optional input that it can do without."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+IMAGES = torch.Generator().manual_seed(11)
+
+
+def noise(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=IMAGES)
+
+
+def ids(rows: list[list[int]], length: int, vocab: int = 290, low: int = 3) -> Tensor:
+    """Random ids with `rows` as their beginnings."""
+    made = torch.randint(low, vocab, (len(rows), length), generator=IMAGES)
+    for row, begin in zip(made, rows, strict=True):
+        row[: len(begin)] = torch.tensor(begin)
+    return made
+
+
+def left_padded(x: Tensor, count: int = 2) -> tuple[Tensor, Tensor]:
+    """The first row moved right by `count` places, and the mask of real tokens."""
+    mask = torch.ones_like(x)
+    x = x.clone()
+    x[0] = torch.roll(x[0], count)
+    x[0, :count], mask[0, :count] = 2, 0
+    return x, mask
+
+
+def projector(token: int, count: int, size: int = 42, images: int = 2, low: int = 3) -> list[tuple[str, dict[str, Tensor]]]:
+    """One image a sample in front of text."""
+    pixels = noise(images, 3, size, size)
+    text = ids([[5, *[token] * count]] * images, count + 7, low=low)
+    plain = ids([[5]] * 2, 9, low=low)
+    padded, mask = left_padded(text)
+    bare, bare_mask = left_padded(plain)
+    return [
+        ("encode_image", {"pixel_values": pixels}),
+        ("forward", {"pixel_values": pixels, "input_ids": text}),
+        ("forward", {"pixel_values": pixels, "input_ids": padded, "attention_mask": mask}),
+        ("forward", {"input_ids": plain}),
+        ("forward", {"input_ids": bare, "attention_mask": bare_mask}),
+    ]
+
+
+def clip() -> list[tuple[str, dict[str, Tensor]]]:
+    pixels, text = noise(3, 3, 42, 42), ids([[318]] * 4, 7)
+    for row, end in enumerate((6, 4, 5, 6)):
+        text[row, end] = 319
+    mask = (torch.arange(7)[None] <= torch.tensor([6, 4, 5, 6])[:, None]).long()
+    return [
+        ("encode_image", {"pixel_values": pixels}),
+        ("encode_text", {"input_ids": text}),
+        ("encode_text", {"input_ids": text, "attention_mask": mask}),
+        ("forward", {"pixel_values": pixels, "input_ids": text}),
+        ("forward", {"pixel_values": pixels, "input_ids": text, "attention_mask": mask}),
+        ("forward", {"pixel_values": pixels}),
+        ("forward", {"input_ids": text}),
+    ]
+
+
+def blip_2() -> list[tuple[str, dict[str, Tensor]]]:
+    words = torch.randint(2, 79, (2, 6), generator=IMAGES)
+    words[:, 0] = 80
+    mask = torch.ones_like(words)
+    mask[1, 4:] = 0
+    pixels = noise(2, 3, 42, 42)
+    both = {"pixel_values": pixels, "qformer_ids": words}
+    made = projector(319, 7)
+    for program in ("match", "caption", "contrast"):
+        made += [(program, both), (program, {**both, "qformer_mask": mask})]
+    made += [("contrast", {"pixel_values": pixels}), ("contrast", {"qformer_ids": words})]
+    made += [("embed_image", {"pixel_values": pixels}), ("embed_text", {"qformer_ids": words, "qformer_mask": mask})]
+    return made
+
+
+def flamingo() -> list[tuple[str, dict[str, Tensor]]]:
+    pixels = noise(2, 2, 1, 3, 42, 42)
+    text = ids([[5, 318, 7, 8, 318], [9, 5, 318, 7]], 11)
+    padded, mask = left_padded(text)
+    return [
+        ("encode_image", {"pixel_values": pixels}),
+        ("forward", {"pixel_values": pixels, "input_ids": text}),
+        ("forward", {"pixel_values": pixels, "input_ids": padded, "attention_mask": mask}),
+        ("forward", {"input_ids": text}),
+        ("forward", {"input_ids": padded, "attention_mask": mask}),
+    ]
+
+
+def idefics() -> list[tuple[str, dict[str, Tensor]]]:
+    pixels = noise(2, 2, 3, 42, 42)
+    text = ids([[5, 318, 319, 318, 8], [9, 318, 319, 319]], 11)
+    padded, mask = left_padded(text)
+    seen = torch.rand(2, 11, 2, generator=IMAGES) > 0.5
+    seen[0, :2] = False
+    both = {"pixel_values": pixels, "image_attention_mask": seen}
+    return [
+        ("encode_image", {"pixel_values": pixels}),
+        ("forward", {**both, "input_ids": text}),
+        ("forward", {**both, "input_ids": padded, "attention_mask": mask}),
+        ("forward", {"pixel_values": pixels, "input_ids": text}),
+        ("forward", {"input_ids": text}),
+    ]
+
+
+def qwen2_vl() -> list[tuple[str, dict[str, Tensor]]]:
+    images, videos = torch.tensor([[1, 4, 6], [1, 2, 4]]), torch.tensor([[2, 4, 2]])
+    pixels, frames = noise(32, 1176), noise(16, 1176)
+    text = ids([[303, *[305] * 6, 304, 9, *[306] * 4, 11], [7, 303, *[305] * 2, 304]], 16)
+    still = ids([[303, *[305] * 6, 304, 9], [7, 303, *[305] * 2, 304]], 13)
+    film = ids([[303, *[306] * 4, 304, 9], [7, 9]], 11)
+    padded, mask = left_padded(text)
+    plain, plain_mask = left_padded(ids([[5]] * 2, 9))
+    image = {"pixel_values": pixels, "image_grid_thw": images}
+    video = {"pixel_values_videos": frames, "video_grid_thw": videos}
+    return [
+        ("encode_image", image),
+        ("encode_video", video),
+        ("forward", {**image, **video, "input_ids": text}),
+        ("forward", {**image, **video, "input_ids": padded, "attention_mask": mask}),
+        ("forward", {**image, "input_ids": still}),
+        ("forward", {**video, "input_ids": film}),
+        ("forward", {"input_ids": plain}),
+        ("forward", {"input_ids": plain, "attention_mask": plain_mask}),
+    ]
+
+
+def janus() -> list[tuple[str, dict[str, Tensor]]]:
+    drawn = noise(1, 3, 16, 16)
+    codes = torch.randint(0, 32, (1, 16), generator=IMAGES)
+    text = ids([[5, *[304] * 16], [5, *[304] * 16]], 21)
+    made = [(p, {("pixel_values" if k == "pixel_values" else k): v for k, v in i.items()}) for p, i in projector(304, 16, size=56)]
+    generated = ids([[5, 303, *[306] * 16, 305]], 22)
+    return [
+        *made,
+        ("encode_codes", {"gen_values": drawn}),
+        ("decode_image", {"image_ids": codes}),
+        ("forward_image", {"image_ids": codes, "input_ids": generated}),
+        ("forward", {"gen_values": drawn, "input_ids": generated}),
+        ("forward", {"pixel_values": noise(2, 3, 56, 56), "input_ids": text}),
+    ]
+
+
+CASES = {
+    "clip": clip, "llava-1.5": lambda: projector(300, 9), "cogvlm": lambda: projector(0, 11), "blip-2": blip_2, "flamingo": flamingo,
+    "idefics": idefics, "qwen2-vl": qwen2_vl, "janus": janus, "honeybee": lambda: projector(300, 4), "cyclip": clip,
+}  # fmt: skip
