@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from ..ir.dims import DimError
 from ..ir.types import Type, parse_type
 from ..spec import Spec
 from ..spec.edges import EdgeError, Endpoint, parse_edge
+from ..spec.overlay import near
 from .wiring import Block, Broken, Scope, Wiring
 
 Path = tuple[str | int, ...]
@@ -21,6 +22,8 @@ Tables = dict[str, tuple[Mapping[str, Any], Path]]
 
 STRUCTURE = ("inputs", "outputs", "components", "nodes", "edges", "graph", "repeat", "fields")
 MAX_REPEAT = 1000
+MAX_PARTS = 10_000
+"""Components that a spec may come to: blocks inside blocks multiply."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,10 @@ class Use:
     name: str
     fields: Mapping[str, Any]
     repeat: int = 0
+
+
+class TooMany(Exception):
+    """Carries the finding about blocks that multiply beyond what anything means."""
 
 
 def expand_blocks(spec: Spec, components: Tables, blocks: Mapping[str, Any], found: Collector) -> tuple[Tables, dict[str, Use]]:
@@ -43,24 +50,55 @@ def expand_blocks(spec: Spec, components: Tables, blocks: Mapping[str, Any], fou
         if not isinstance(kind, str) or not kind.startswith("blocks."):
             tables[id] = (table, path)
             return
+        if name not in blocks and spec.lacks("blocks", name):
+            return
         if name not in blocks or name in inside:
             text = f"block {name!r} contains itself" if name in inside else f"there is no [blocks.{name}]"
             at, note = spec.label((*path, "type"), "used here"), "blocks: " + (", ".join(blocks) or "none")
-            found.add(Diagnostic(C.UNKNOWN_BLOCK, text, at, notes=(note,)))
+            found.add(Diagnostic(C.UNKNOWN_BLOCK, text, at, notes=(note,), fix=None if name in inside else near(name, blocks)))
             return
         block = blocks[name]
         given = {k: v for k, v in table.items() if k not in ("type", "repeat")}
-        fields = {**{k: v for k, v in block.items() if k not in STRUCTURE}, **part(block, "fields"), **given}
+        fields = {**{k: v for k, v in block.items() if k not in STRUCTURE}, **part(block, "fields")}
+        for field in [k for k in given if k not in fields]:
+            unknown_field(found, name, field, fields, spec.label((*path, field), "unknown field", "key"))
+        fields |= {k: v for k, v in given.items() if k in fields}
+        for place, field in asked(block, ("blocks", name)):
+            if field not in fields:
+                unknown_field(found, name, field, fields, spec.label(place, "asked for here"))
+                fields[field] = None
         count = fill(table.get("repeat", block.get("repeat", 0)), fields)
         uses[id] = use = Use(name, fields, repeats(count, spec.label((*path, "repeat"), "here"), found))
         for place in steps(id, use):
+            if len(tables) + len(uses) > MAX_PARTS:
+                text = f"the blocks of this spec come to more than {MAX_PARTS:,} components"
+                at = spec.label((*path, "type"), "reached here")
+                raise TooMany(Diagnostic(C.WRONG_VALUE, text, at, fix="repeat them fewer times"))
             for inner, own in part(block, "components").items():
                 if isinstance(own, Mapping):
                     add(f"{place}.{inner}", fill(own, fields), ("blocks", name, "components", inner), (*inside, name))
 
-    for id, (table, path) in components.items():
-        add(id, table, path, ())
+    try:
+        for id, (table, path) in components.items():
+            add(id, table, path, ())
+    except TooMany as error:
+        found.add(*error.args)
+        whole = {id: own for id, own in components.items() if not str(own[0].get("type")).startswith("blocks.")}
+        return whole, {}  # uses of blocks are broken
     return tables, uses
+
+
+def unknown_field(found: Collector, block: str, field: str, known: Mapping[str, Any], at: Label | None) -> None:
+    note = "fields: " + (", ".join(known) or "none")
+    found.add(Diagnostic(C.UNKNOWN_FIELD, f"block {block!r} has no field {field!r}", at, notes=(note,), fix=near(field, known)))
+
+
+def asked(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
+    """Where the texts of a block ask for which `$field`."""
+    if isinstance(value, str):
+        yield from ((path, name) for name in _FIELD.findall(value))
+    for key, child in value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ():
+        yield from asked(child, (*path, key))
 
 
 def steps(id: str, use: Use) -> list[str]:
@@ -123,11 +161,11 @@ def place_use(spec: Spec, wiring: Wiring, uses: Mapping[str, Use], id: str, node
     component, facet = (target, "") if target in configs.tables else (target.rpartition(".")[0], target.rpartition(".")[2])
     if component not in configs.tables:
         known = [name.removeprefix(prefix) for name in (*configs.tables, *uses) if name.startswith(prefix)]
-        near = difflib.get_close_matches(node["uses"], known, 1)
+        close = difflib.get_close_matches(node["uses"], known, 1)
         text = f"node {id!r} uses {node['uses']!r}, which is not a component"
         wiring.broken.add(id)
         if not wiring.left_out("components", target.partition(".")[0]):
-            fix = f"did you mean {near[0]!r}?" if near else None
+            fix = f"did you mean {close[0]!r}?" if close else None
             wiring.found.add(Diagnostic(C.UNKNOWN_NODE, text, label, fix=fix))
         return
     config = configs.built.get(component)
@@ -203,11 +241,15 @@ def expand_once(spec: Spec, wiring: Wiring, uses: Mapping[str, Use], id: str, co
         for at, text in edges_of(listed, path):
             wiring.edge(fill(text, use.fields), spec.label(at), scope)
     for name, text in named.items():
-        value = ends.get(name) or inner_value(wiring, text, spec.label((*here, "outputs"), "", "key"), scope)
-        if value is not None:
-            made.outputs[name] = value  # type: ignore[index]
-            if name not in inputs and name not in inner and value != prefix + name:
-                wiring.aliases[prefix + name] = value
+        at = spec.label((*here, "outputs", name if isinstance(outputs, Mapping) else outputs.index(name)), "declared here")
+        value = ends.get(name) or inner_value(wiring, text, at, scope) or wiring.UNKNOWN
+        if name in ends and value not in wiring.aliases:
+            said = f"output {name!r} of block {use.name!r} is fed by no edge"
+            wiring.found.add(Diagnostic(C.OUTPUT_NOT_FED, said, at, fix=f'end an edge in it: "... -> {name}"'))
+            value = wiring.UNKNOWN
+        made.outputs[name] = value  # type: ignore[index]
+        if name not in inputs and name not in inner and value != prefix + name:
+            wiring.aliases[prefix + name] = value
     name_use(wiring, id)
 
 
