@@ -67,11 +67,11 @@ def test_no_text_in_the_second_stage() -> None:
 def test_loss_is_on_the_text_alone() -> None:
     model, given = second(), prompts()
     labels = given["input_ids"].clone()
-    labels[1, -2:] = 1  # padding
+    labels[1, -2:] = -100  # padding
     logits = model(**given)["logits"]
     loss = model.programs["objective.lm"](**given, labels=labels)["loss"].item()
-    assert abs(loss - next_token_loss(logits, labels, (IMAGE, 1)).item()) < 1e-5
-    ready = labels.masked_fill((labels == IMAGE) | (labels == 1), -100)
+    assert abs(loss - next_token_loss(logits, labels, (IMAGE,)).item()) < 1e-5
+    ready = labels.masked_fill(labels == IMAGE, -100)
     assert abs(loss - model.programs["objective.lm"](**given, labels=ready)["loss"].item()) < 1e-6
 
 
