@@ -49,17 +49,24 @@ def addressed(model: nn.Module, address: str) -> dict[str, nn.Parameter]:
     parameters = dict(model.named_parameters(remove_duplicate=False))
     if address in ("all", "*"):
         return parameters
-    wanted = address.split(".")
-    return {name: p for name, p in parameters.items() if remainder(wanted, name.split(".")) is not None}
+    wanted, head = address.split("."), component_length(model, address)
+    return {name: p for name, p in parameters.items() if remainder(wanted, name.split("."), head) is not None}
 
 
-def remainder(wanted: list[str], path: list[str]) -> list[str] | None:
-    """What is left of a parameter's path without the segments of an address; None where the address does not mean it."""
-    if not path or path[0] != wanted[0]:
+def component_length(model: nn.Module, address: str) -> int:
+    """How many segments of an address name its component: two in `visual.mlp`, a part of a block, and in `visual.mlp.fc1`."""
+    ids = getattr(getattr(model, "graph", None), "components", ())
+    return max((id.count(".") + 1 for id in ids if address == id or address.startswith(f"{id}.")), default=1)
+
+
+def remainder(wanted: list[str], path: list[str], head: int = 1) -> list[str] | None:
+    """What is left of a parameter's path without the segments of an address, of which the first `head` stand in front; None where the
+    address does not mean it."""
+    if path[:head] != wanted[:head]:
         return None
     rest: list[str] = []
-    at = 0
-    for segment in path:
+    at = head
+    for segment in path[head:]:
         if at < len(wanted) and segment == wanted[at]:
             at += 1
         else:
@@ -71,9 +78,10 @@ def remainder(wanted: list[str], path: list[str]) -> list[str] | None:
 def copy(model: nn.Module, target: str, source: str) -> None:
     """Give every parameter under `target` the values of its counterpart under `source`: the one whose path is the same but for the
     segments of the two addresses. Raises DiagnosticError naming a parameter without a counterpart of its shape."""
-    sources = {".".join(remainder(source.split("."), n.split(".")) or ()): p for n, p in addressed(model, source).items()}
+    heads = {address: component_length(model, address) for address in (source, target)}
+    sources = {".".join(remainder(source.split("."), n.split("."), heads[source]) or ()): p for n, p in addressed(model, source).items()}
     for name, parameter in addressed(model, target).items():
-        key = ".".join(remainder(target.split("."), name.split(".")) or ())
+        key = ".".join(remainder(target.split("."), name.split("."), heads[target]) or ())
         found = sources.get(key)
         if found is None or found.shape != parameter.shape:
             why = f"{source} has no {key!r}" if found is None else f"it is {tuple(parameter.shape)}, its source {tuple(found.shape)}"
