@@ -7,6 +7,9 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from .diagnostics import Diagnostic, Label
+from .diagnostics import codes as C
+
 GROUPS = ("vlmgraph.components", "vlmgraph.passes", "vlmgraph.targets", "vlmgraph.specs")
 
 
@@ -16,6 +19,13 @@ class PluginError(Exception):
     def __init__(self, reason: str, name: str, detail: str = "", near: tuple[str, ...] = ()) -> None:
         self.reason, self.name, self.detail, self.near = reason, name, detail, near
         super().__init__(f"{name}: {reason} {detail}".strip())
+
+
+def fault(config: Any, error: Exception, at: Label | None) -> Diagnostic:
+    """What is said where the code of a component from another package raises."""
+    cls = type(config)
+    note = f"{cls.__module__}:{cls.__qualname__} provides it"
+    return Diagnostic(C.PLUGIN_FAULT, f"the code of {config.kind!r} fails: {type(error).__name__}: {error}", at, notes=(note,))
 
 
 @dataclass(frozen=True)
@@ -41,7 +51,7 @@ class Registry:
             raise PluginError("clash", name, owners)
         try:
             loaded = found[0].load()
-        except Exception as error:  # whatever a plugin's import raises is its author's message to the user
+        except (Exception, SystemExit) as error:  # whatever a plugin's import raises is its author's message to the user
             owner = found[0].dist.name if found[0].dist else "?"
             raise PluginError("import", name, f"{found[0].value} of {owner}: {type(error).__name__}: {error}") from error
         from .components.base import API_VERSION

@@ -61,6 +61,12 @@ class Config(BaseModel):
     def __pydantic_init_subclass__(cls, name: str = "", **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
 
+    def __eq__(self, other: object) -> bool:
+        """Same kind, same fields: what is cached on an instance, possibly a reference to itself, does not count."""
+        if not isinstance(other, Config):
+            return NotImplemented
+        return type(self) is type(other) and all(getattr(self, n) == getattr(other, n) for n in type(self).model_fields)
+
     def build(self) -> nn.Module:
         """The torch module at this config's (resolved) dimensions. The default passes every field by name."""
         return load_symbol(self.module)(**self.arguments())
@@ -74,6 +80,11 @@ class Config(BaseModel):
 
     def total(self) -> int:
         return sum(self.parameters().values())
+
+    @classmethod
+    def foreign(cls) -> bool:
+        """Whether another package provides this: what its code raises is a finding for its user, and no fault of this one."""
+        return cls.__module__.partition(".")[0] != "vlmgraph"
 
 
 class Component(Config):

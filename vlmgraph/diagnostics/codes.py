@@ -36,6 +36,7 @@ UNKNOWN_BLOCK = "VG0214"
 UNKNOWN_FACET = "VG0215"
 UNKNOWN_OPTION = "VG0216"
 BUILD_FAILED = "VG0217"
+PLUGIN_FAULT = "VG0218"
 # VG03 the graph
 BAD_EDGE = "VG0301"
 UNKNOWN_NODE = "VG0302"
@@ -52,6 +53,9 @@ EMPTY_GRAPH = "VG0312"
 BAD_TIE = "VG0313"
 TIE_SHAPES = "VG0314"
 UNUSED_INPUT = "VG0315"
+BAD_GRAPH_TEXT = "VG0316"
+INVALID_GRAPH = "VG0317"
+BAD_PIPELINE = "VG0318"
 # VG04 types and dims
 BAD_TYPE = "VG0401"
 BAD_DIMENSION = "VG0402"
@@ -157,6 +161,7 @@ TITLES = {
     UNKNOWN_FACET: "a component has no such facet",
     UNKNOWN_OPTION: "a component has no such call option",
     BUILD_FAILED: "a module cannot be built",
+    PLUGIN_FAULT: "a plugin's own code fails",
     BAD_EDGE: "an edge that cannot be read",
     UNKNOWN_NODE: "unknown component or node",
     UNKNOWN_PORT: "unknown port",
@@ -172,6 +177,9 @@ TITLES = {
     BAD_TIE: "a tie that cannot be read",
     TIE_SHAPES: "tied parameters of different shapes",
     UNUSED_INPUT: "an input that nothing reads",
+    BAD_GRAPH_TEXT: "a line of a graph text that cannot be read",
+    INVALID_GRAPH: "a graph that does not hold together",
+    BAD_PIPELINE: "a pipeline of passes that cannot run",
     BAD_TYPE: "a type that cannot be read",
     BAD_DIMENSION: "a dimension without an integer value",
     KIND_MISMATCH: "a value of another kind than the port",

@@ -10,6 +10,7 @@ from ..components.base import Component
 from ..diagnostics import Diagnostic, Label
 from ..diagnostics import codes as C
 from ..ir.dims import DimError
+from ..plugins import fault
 from ..spec import Spec
 
 DIVISION = re.compile(r"(\d+) is not divisible by (\d+)")
@@ -30,6 +31,10 @@ def unsound(spec: Spec, config: Component, path: tuple[str | int, ...], at: Labe
         return division(spec, config, path, str(error), at)
     except ValueError as error:
         return Diagnostic(C.INVALID_FIELD, f"{config.kind}: {error}", at or spec.label(path, "here", "key"))
+    except Exception as error:
+        if not config.foreign():
+            raise
+        return fault(config, error, at or spec.label(path, "used here", "key"))
     return None
 
 

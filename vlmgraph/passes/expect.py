@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from ..diagnostics import Collector, Diagnostic
 from ..diagnostics import codes as C
 from ..ir.graph import CALL, Graph
+from ..plugins import fault
 from .base import Pass
 
 
@@ -22,7 +23,11 @@ class Expect(Pass):
     def run(self, graph: Graph, found: Collector) -> Graph:
         if found.failed:
             return graph
-        counts = count_parameters(graph)
+        try:
+            counts = count_parameters(graph)
+        except Uncounted as error:
+            found.add(fault(graph.components[error.id], error.cause, graph.labels.get(f"component:{error.id}")))
+            return graph
         for name, wanted in expected_parameters(graph.expect).items():
             have = parameters_of(graph, counts, name)
             label = graph.labels.get(f"expect:params.{name}") or graph.labels.get("expect:params")
@@ -52,6 +57,14 @@ class Expect(Pass):
         return graph
 
 
+class Uncounted(Exception):
+    """The parameters of a component whose own code fails."""
+
+    def __init__(self, id: str, cause: Exception) -> None:
+        self.id, self.cause = id, cause
+        super().__init__(f"{id}: {cause}")
+
+
 def expected_parameters(expect: Mapping[str, Any]) -> dict[str, int]:
     params = expect.get("params", {})
     if isinstance(params, int):
@@ -61,7 +74,14 @@ def expected_parameters(expect: Mapping[str, Any]) -> dict[str, int]:
 
 def count_parameters(graph: Graph) -> dict[str, dict[str, int]]:
     """Component id → part → parameters; a tied parameter counts once, where it is the right side of its tie."""
-    counts = {id: dict(config.parameters()) for id, config in graph.components.items()}
+    counts: dict[str, dict[str, int]] = {}
+    for id, config in graph.components.items():
+        try:
+            counts[id] = dict(config.parameters())
+        except Exception as error:
+            if not config.foreign():
+                raise
+            raise Uncounted(id, error) from error
     for left, _ in graph.ties:
         parts = left.split(".")
         for n in range(len(parts) - 1, 0, -1):

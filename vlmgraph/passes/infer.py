@@ -16,6 +16,7 @@ from ..ir.graph import CALL, FOLD, JOIN, SLICE, UNFOLD, Graph, Node, Source
 from ..ir.order import owner
 from ..ir.types import COMPATIBLE, Type
 from ..ir.unify import Conflict, Unifier
+from ..plugins import fault
 from .base import Pass
 
 POLYMORPHIC = frozenset({"tokens", "embedding", "patches", "map", "regions", "logits", "scores"})
@@ -185,6 +186,11 @@ class _Inference:
                 special = config.result(self.resolved(given))
             except DimError as error:
                 self.report(C.WRONG_DIM, f"{node.id}: {error}", f"node:{node.id}")
+                failed = True
+            except Exception as error:
+                if not config.foreign():
+                    raise
+                self.found.add(fault(config, error, self.label(f"component:{node.component}")))
                 failed = True
         outputs = {**ports.outputs, **(special or {})}
         hidden = outputs.get("hidden")

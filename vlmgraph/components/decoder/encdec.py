@@ -23,8 +23,8 @@ class EncoderDecoder(Decoder, name="encdec.transformer"):
     without biases, RMS norms, gated MLPs.
     """
 
-    layers: int = Field(ge=1, description="layers of the encoder")
-    decoder_layers: int | None = Field(None, ge=1, description="layers of the decoder; as many")
+    layers: int = Field(ge=1, le=10_000, description="layers of the encoder")
+    decoder_layers: int | None = Field(None, ge=1, le=10_000, description="layers of the decoder; as many")
     width: int = Field(ge=1, description="width of the tokens")
     heads: int = Field(ge=1, description="attention heads")
     head_dim: int | None = Field(None, ge=1, description="width of a head; width / heads")
