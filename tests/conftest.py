@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+
+os.environ.setdefault(
+    "VLMGRAPH_VERIFY", "1"
+)  # every pipeline of the tests, of their subprocesses too, looks at the graph between its passes
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

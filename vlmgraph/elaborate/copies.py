@@ -28,7 +28,7 @@ def open_copies(components: Components) -> tuple[Components, dict[str, frozenset
             if isinstance(part, str):
                 source = components.get(part, ({}, ()))[0]
                 block = str(source.get("type", "")).startswith("blocks.")
-                opened[f"{id}.{part}"] = ({**(source if block else {"copy": part}), **rest}, (*path, "copy", i) if not block else path)
+                opened[f"{id}.{part}"] = (source if block else {"copy": part, **rest}, (*path, "copy", i))
     return opened, parts
 
 

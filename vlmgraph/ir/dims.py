@@ -195,20 +195,21 @@ def apply(op: str, left: Dim, right: Dim) -> Dim:
     return Dim((((Call(op, (left, right)),), 1),))
 
 
-_TOKEN = re.compile(r"\s*(?:(\d[\d_]*)|([A-Za-z_][A-Za-z0-9_.]*)|(//|<=|>=|==|!=|[-+*/%(),<>]))")
+_TOKEN = re.compile(r"\s*(?:(\d[\d_]*)|(\??[A-Za-z_][A-Za-z0-9_.]*)|(//|<=|>=|==|!=|[-+*/%(),<>]))")
 
 
-def parse_dim(text: str) -> Dim:
+def parse_dim(text: str, unknowns: bool = False) -> Dim:
     """Read `+ - * / // %`, `max(a, b)`, `min(a, b)`, `ceil(a/b)`, `floor(a/b)`, comparisons, parentheses, names and integers.
 
     `/` is exact and refuses a remainder. A comparison is 1 or 0, so `n + (n > 1)` counts a thumbnail only where there are several tiles.
+    With `unknowns` (the text form of a graph) `?name` is a flexible symbol.
     """
-    return _Parser(text).whole()
+    return _Parser(text, unknowns).whole()
 
 
 class _Parser:
-    def __init__(self, text: str) -> None:
-        self.text = text
+    def __init__(self, text: str, unknowns: bool = False) -> None:
+        self.text, self.unknowns = text, unknowns
         self.tokens: list[str] = []
         at = 0
         while text[at:].strip():
@@ -277,6 +278,8 @@ class _Parser:
             return apply(token, left, right)
         if token[0].isalpha() or token[0] == "_":
             return Dim.of(Symbol(token))
+        if token[0] == "?" and self.unknowns:
+            return Dim.of(Symbol(token[1:], flexible=True))
         raise DimError(f"cannot read dimension {self.text!r}: unexpected {token!r}")
 
     def rounded(self, function: str) -> Dim:

@@ -18,7 +18,7 @@ Source = str | tuple[str, ...]
 
 COMPANIONS = ("mask", "modality", "positions", "spans", "grid")
 
-CALL, SLICE, FOLD, UNFOLD, JOIN = "call", "slice", "fold", "unfold", "join"
+OPS = CALL, SLICE, FOLD, UNFOLD, JOIN = "call", "slice", "fold", "unfold", "join"
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ class Kind:
 _TYPE = re.compile(r"\s*([a-z]+)\s*\[(.*)\]\s*(?:\*\s*([A-Za-z0-9_]*))?\s*(\?)?\s*", re.DOTALL)
 
 
-def parse_type(text: str) -> Type:
+def parse_type(text: str, unknowns: bool = False) -> Type:
     """Read the text form of a type. Raises DimError, whose message names the offending part."""
     match = _TYPE.fullmatch(text)
     if not match:
@@ -109,7 +109,7 @@ def parse_type(text: str) -> Type:
     rest = bool(parts) and parts[0] == "..."
     for part in parts[rest:]:
         name, _, owner = part.partition(" in ")
-        dim = parse_dim(name)
+        dim = parse_dim(name, unknowns)
         if owner:
             owners.append((str(dim), owner.strip()))
         dims.append(dim)
