@@ -82,6 +82,10 @@ def run(args: argparse.Namespace) -> int:
         from ..diagnostics import codes as C
 
         raise DiagnosticError(Diagnostic(C.BAD_TEMPLATE, "a --prompt is empty", fix='ask something: --prompt "What is this?"'))
+    for name in [*args.image, *(frame for video in args.video for frame in video)]:
+        from ..processor.pictures import open_picture
+
+        open_picture(name)  # what cannot be read is said before a model is loaded
     with progress(f"loading {args.model}"):
         model, folder = opened(args)
         from ..processor.model import model_processor
@@ -285,6 +289,10 @@ def drawn(model: CompiledModel, processor: Processor, args: argparse.Namespace) 
     target = Path(args.output)
     if target.suffix.lower() != ".png":
         raise UsageError(f"-o {args.output}: the picture is a PNG, so call it {target.stem or 'picture'}.png")
+    if not processor.entries.outputs:
+        from ..diagnostics import codes as C
+
+        raise DiagnosticError(Diagnostic(C.NO_GENERATE, f"{model.graph.name} draws no pictures", fix="leave -o out"))
     inputs = tensors(model, processor(processor.prompt("generate_image", prompt=args.prompt[0])))
     with progress("drawing"):
         procedure, codes = draw(model, **inputs, **drawing(model, args))

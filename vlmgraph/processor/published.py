@@ -17,6 +17,9 @@ FILES = {
 }
 """By kind of entry: its file, and its part of processor_config.json, where newer releases keep both."""
 
+SHARED = ("patch_size", "merge_size", "temporal_patch_size", "image_mean", "image_std", "resample", "rescale_factor")
+"""What videos have of the configuration of images where they have none of their own."""
+
 RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 """Pillow's numbers."""
 
@@ -46,6 +49,9 @@ def overlaid(tables: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             continue
         seen.add(kind)
         path, config = _config(folder, *FILES[kind])
+        if config is None and kind == "processor.frames":  # older checkpoints have one file for both
+            path, config = _config(folder, *FILES["processor.native"])
+            config = None if config is None else {key: value for key, value in config.items() if key in SHARED}
         if config is not None:
             table.update(_Read(path, config, dict(table), faults).table())
     if faults:

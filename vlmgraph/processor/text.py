@@ -39,14 +39,21 @@ class TextEncoder:
         return self.tokenizer.tokens[token] if isinstance(token, str) else token
 
     def pieces(self, written: Written) -> list[Piece]:
-        return self.tokenizer.encode(written.text)
+        """The text in pieces; the k-th placeholder of the entry has the id -1 - k, since two of them may share one id."""
+        found = []
+        for piece in self.tokenizer.encode(written.text):
+            named = written.text[piece.start : piece.end].strip()
+            of_id = [k for k, slot in enumerate(self.slots) if slot.id == piece.id]
+            k = next((k for k in of_id if self.slots[k].token == named), of_id[0] if of_id else None)
+            found.append(piece if k is None else piece._replace(id=-1 - k))
+        return found
 
     def grouping(self, texts: Sequence[list[Piece]], media: Mapping[str, int], nested: Mapping[str, list[int]]) -> dict[str, list[int]]:
         """How many pictures of each input belong to each text. Raises VG0708 where texts and pictures do not fit."""
         result: dict[str, list[int]] = {}
-        for slot in self.slots:
+        for k, slot in enumerate(self.slots):
             given = media.get(slot.input, 0)
-            found = [sum(p.id == slot.id for p in pieces) for pieces in texts]
+            found = [sum(p.id == -1 - k for p in pieces) for pieces in texts]
             if not any(found) and given and self.config.at != "inline":
                 found = self._spread(slot, given, len(texts), nested.get(slot.input))
             by_text = nested.get(slot.input)
@@ -91,19 +98,18 @@ class TextEncoder:
         at = {slot.token: 0 for slot in self.slots}
         for index, (pieces, said) in enumerate(zip(texts, written)):
             ahead: list[tuple[int, bool]] = []
-            for slot in self.slots:
+            for k, slot in enumerate(self.slots):
                 pictures = groups[slot.input][index]
-                if pictures and not any(p.id == slot.id for p in pieces):
+                if pictures and not any(p.id == -1 - k for p in pieces):
                     for n in counts[slot.token][at[slot.token] : at[slot.token] + pictures]:
                         ahead += self._expanded(slot, n, None, None)
                     at[slot.token] += pictures
             body: list[tuple[int, bool]] = []
-            by_id = {slot.id: slot for slot in self.slots}
             for k, piece in enumerate(pieces):
-                found = by_id.get(piece.id)
-                if found is None:
+                if piece.id >= 0:
                     body.append((piece.id, self._trains(piece, said)))
                     continue
+                found = self.slots[-1 - piece.id]
                 n = counts[found.token][at[found.token]]
                 at[found.token] += 1
                 before = pieces[k - 1].id if k else None
