@@ -179,7 +179,10 @@ def _property(text: str) -> str:
 def dumped(value: Any) -> str:
     """JSON that shows letters as they are and nothing that a terminal would obey."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
-    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text) + "\n"
+    lines = (
+        line if line.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line) for line in text.split("\n")
+    )
+    return "\n".join(lines) + "\n"
 
 
 def as_json(d: Diagnostic) -> dict[str, Any]:

@@ -35,6 +35,8 @@ def shown(file: str) -> str:
 
 def safe(text: str) -> str:
     """Text without control and direction characters, which could forge what a terminal shows."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else _escaped(c) for c in text)
 
 

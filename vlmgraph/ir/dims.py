@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 
 class DimError(ValueError):
@@ -198,6 +199,7 @@ def apply(op: str, left: Dim, right: Dim) -> Dim:
 _TOKEN = re.compile(r"\s*(?:(\d[\d_]*)|(\??[A-Za-z_][A-Za-z0-9_.]*)|(//|<=|>=|==|!=|[-+*/%(),<>]))")
 
 
+@lru_cache(maxsize=4096)
 def parse_dim(text: str, unknowns: bool = False) -> Dim:
     """Read `+ - * / // %`, `max(a, b)`, `min(a, b)`, `ceil(a/b)`, `floor(a/b)`, comparisons, parentheses, names and integers.
 
