@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from vlmgraph.nn.vq import Downsample, PixelAttention
 from vlmgraph.processor import Processor
 from vlmgraph.processor.model import model_processor
 from vlmgraph.train.stage import addressed, begin
+from vlmgraph.weights.import_config import import_config
 
 BOS, EOS, PAD, BOI, IMAGE, EOI, CODE = range(300, 307)
 """Ids of the tiny size; an image is 16 tokens on both paths."""
@@ -550,6 +552,23 @@ def test_same_codes_as_the_reference(tmp_path: Path) -> None:
         assert torch.equal(codes, wanted) and wanted.unique().numel() > 2
     pixels = model.generate_image(ids, mask, do_sample=False, pad_token_id=0)
     close(pixels, reference.decode_image_tokens(wanted).detach().permute(0, 3, 1, 2), 2e-5)
+
+
+@pytest.mark.parametrize(("vocab", "known"), [(102_400, True), (99, False)])
+def test_tokens_of_a_checkpoint(tmp_path: Path, vocab: int, known: bool) -> None:
+    """config.json states the image placeholder alone. With the published vocabulary the other ids are the published ones; a smaller one has
+    none of them, and the token for the unconditional prompt is asked for in the call."""
+    image = 100_581 if known else 95
+    parts = {"text_config": {"model_type": "llama", "vocab_size": vocab}, "vision_config": {}, "vq_config": {"num_patches": 24}}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "janus", "image_token_id": image, **parts}))
+    made: Any = import_config(tmp_path / "config.json").spec
+    ids = {k: v for k, v in made["tokens"].items() if isinstance(v, int)}
+    assert ids["<image_placeholder>"] == image
+    if known:
+        assert ids == {k: spec("janus").data["tokens"][k] for k in ids} and len(ids) == 7
+    else:
+        assert ids == {"<image_placeholder>": 95, "<gen_placeholder>": 95}
+    assert vlmgraph.check(made) == []
 
 
 # ---- pictures in

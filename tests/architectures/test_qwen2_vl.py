@@ -162,11 +162,15 @@ def test_tokens_of_an_image(size: tuple[int, int], budget: int, resized: tuple[i
     assert counted["splice.image"] == tokens
 
 
-def test_expected_tokens_are_what_the_graph_gives() -> None:
-    for name, tokens in spec("qwen2-vl").data["expect"]["visual_tokens"].items():
-        height, width = map(int, name.split("x"))
-        counted = report(graph("qwen2-vl"), images=[(width, height)], processor=spec("qwen2-vl").data["processor"])
-        assert counted.by_image[0]["tokens"]["splice.image"] == tokens
+@pytest.mark.parametrize("size", [None, "tiny"])
+def test_expected_tokens_are_what_the_report_finds(size: str | None) -> None:
+    """`[expect]` holds them by size; the report holds them against the processor and the graph."""
+    tables = spec("qwen2-vl", size).data
+    rows = report(graph("qwen2-vl", size), processor=tables["processor"]).expected
+    found = {row.what: (row.expected, row.actual) for row in rows if row.what.startswith("visual_tokens ")}
+    assert found == {f"visual_tokens {k}": (v, v) for k, v in tables["expect"]["visual_tokens"].items()}
+    wrong = report(graph("qwen2-vl", size), processor={"pixel_values": {**tables["processor"]["pixel_values"], "merge": 1}}).expected
+    assert {row.what for row in wrong if row.actual != row.expected} >= {"visual_tokens 600x800"}
 
 
 def test_sizes_follow_the_formula() -> None:

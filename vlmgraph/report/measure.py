@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -125,7 +126,7 @@ def report(
         programs,
         {name: str(dim) for name, dim in tokens.items()},
         tuple(_image(graph, tokens, size, processor or {}) for size in images),
-        tuple(_expected(graph, counts, tokens)),
+        tuple(_expected(graph, counts, tokens, processor or {})),
         tuple(_trained(graph, name, stage, counts, used) for name, stage in graph.stages.items()),
     )
 
@@ -168,12 +169,21 @@ def _image(graph: Graph, tokens: Mapping[str, Dim], size: tuple[int, int], proce
     return {"width": size[0], "height": size[1], "tokens": {name: number(dim, values) for name, dim in tokens.items()}}
 
 
-def _expected(graph: Graph, counts: Mapping[str, Mapping[str, int]], tokens: Mapping[str, Dim]) -> list[Expected]:
+def _expected(
+    graph: Graph, counts: Mapping[str, Mapping[str, int]], tokens: Mapping[str, Dim], processor: Mapping[str, Any]
+) -> list[Expected]:
+    """Published numbers beside derived ones. `visual_tokens` may be a table by size, HEIGHTxWIDTH, where the processor keeps the size."""
     rows = [Expected(name, wanted, parameters_of(graph, counts, name)) for name, wanted in expected_parameters(graph.expect).items()]
     wanted = graph.expect.get("visual_tokens")
     if isinstance(wanted, int):
         have = [dim.constant for dim in tokens.values()]
         rows.append(Expected("visual_tokens", wanted, wanted if wanted in have else next((n for n in have if n), None)))
+    for name, number_ in wanted.items() if isinstance(wanted, Mapping) else ():
+        size = re.fullmatch(r"(\d+)x(\d+)", name)
+        if size and isinstance(number_, int):
+            have = list(_image(graph, tokens, (int(size[2]), int(size[1])), processor)["tokens"].values())
+            if any(have):
+                rows.append(Expected(f"visual_tokens {name}", number_, number_ if number_ in have else next(n for n in have if n)))
     return rows
 
 
