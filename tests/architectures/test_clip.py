@@ -200,6 +200,8 @@ def test_tokens_behind_the_end_change_nothing(model, texts: Tensor) -> None:
         other[row, end + 1 :] = random_ids(texts.shape[1] - end - 1, seed=77 + row)
     before = feature(input_ids=texts)["text_embeds"]
     assert torch.equal(feature(input_ids=other)["text_embeds"], before)
+    real = (texts != 0).long()
+    close(feature(input_ids=other, attention_mask=real)["text_embeds"], before, 1e-6)
     for at in (0, 1, 2, 3):  # and every token before it counts
         changed_ids = texts.clone()
         changed_ids[:, at] = 5

@@ -150,15 +150,20 @@ def test_published_parameters_at_224() -> None:
     assert published("cogvlm", "base-224")["total"] == 17_639_685_376 - (1226 - 257) * 1792
 
 
-@pytest.mark.parametrize(("size", "side", "tokens"), [(None, 490, 1227), ("base-224", 224, 258)])
-def test_published_visual_tokens(size: str | None, side: int, tokens: int) -> None:
+@pytest.mark.parametrize(("size", "tokens"), [(None, 1227), ("base-224", 258)])
+def test_published_visual_tokens(size: str | None, tokens: int) -> None:
     """(side / 14)^2 + 2, in three positions whatever the resolution."""
     assert list(visual_dims(graph("cogvlm", size)).values()) == [Dim.of(tokens)]
-    model = meta("cogvlm", size)
-    image = torch.empty(1, 3, side, side, device="meta")
-    assert model.programs["encode_image"](pixel_values=image)["wrap"].shape == (1, tokens, 4096)
     spans = torch.tensor([[0, *range(1, tokens + 1), 0]])
-    assert model.positions(ids=torch.zeros_like(spans), spans=spans)["positions"].unique().tolist() == [0, 1, 2, 3, 4]
+    positions = lively("cogvlm").positions(ids=torch.zeros_like(spans), spans=spans)["positions"]
+    assert positions.unique().tolist() == [0, 1, 2, 3, 4]
+
+
+def test_published_size_runs_on_the_meta_device() -> None:
+    """490 px are 1225 patches; every shape holds from the picture to the scores of 32000 words."""
+    ids = torch.empty(1, 1232, dtype=torch.long, device="meta")
+    out = meta("cogvlm")(pixel_values=torch.empty(1, 3, 490, 490, device="meta"), input_ids=ids)
+    assert out["logits"].shape == (1, 1232, 32000)
 
 
 def test_published_constants() -> None:
@@ -227,6 +232,18 @@ def test_learned_ends_start_at_zero_and_stand_around_the_patches(model, image: T
         out = model.programs["encode_image"](pixel_values=image)["wrap"]
     assert out.shape == (1, N, 48)
     assert torch.equal(out[:, 0], model.wrap.before) and torch.equal(out[:, -1], model.wrap.after)
+
+
+def test_positions_of_the_tower_are_stretched_to_another_resolution(model) -> None:
+    """224 px to 490 px in the second stage: the class token's row stays, those of the patches are resampled bicubically."""
+    table = model.vision.position
+    with torch.no_grad():
+        got = table.table(5, 5)
+        grid = table.weight[1:].T.reshape(1, 40, 3, 3)
+        wanted = torch.nn.functional.interpolate(grid, size=(5, 5), mode="bicubic", align_corners=False)[0].flatten(1).T
+        assert got.shape == (26, 40) and torch.equal(got[0], table.weight[0]) and table.table(3, 3) is table.weight
+        close(got[1:], wanted, 1e-6)
+        assert model.vision(noise(1, 3, 70, 70)).shape == (1, 26, 40)
 
 
 # ---- the visual expert (section 2.1)

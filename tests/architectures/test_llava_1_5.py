@@ -25,11 +25,13 @@ from tests.architectures.common import (
     processor,
     published,
     random_ids,
+    spec,
     trains,
 )
 from vlmgraph.diagnostics import DiagnosticError
 from vlmgraph.ir.dims import Dim
 from vlmgraph.report.tokens import visual_dims
+from vlmgraph.train import batching
 
 IMAGE, PAD, N = 300, 301, 9  # of the tiny size: placeholder, padding, tokens of an image
 
@@ -94,6 +96,8 @@ def test_published_visual_tokens() -> None:
     model, image = meta("llava-1.5"), torch.empty(2, 3, 336, 336, device="meta")
     assert model.vision(image).shape == (2, 577, 1024)
     assert model.programs["encode_image"](pixel_values=image)["projector"].shape == (2, 576, 4096)
+    ids = torch.empty(1, 2 * 576 + 9, dtype=torch.long, device="meta")
+    assert model(pixel_values=image, input_ids=ids)["logits"].shape == (1, 2 * 576 + 9, 32064)
 
 
 def test_published_constants() -> None:
@@ -130,6 +134,16 @@ def test_the_last_layer_is_dead(model, images: Tensor, ids: Tensor) -> None:
             assert torch.equal(model(pixel_values=images, input_ids=ids)["logits"], before)
         with changed(model, "vision.layers.1", by=0.1):
             assert not torch.allclose(model(pixel_values=images, input_ids=ids)["logits"], before, atol=1e-3)
+
+
+def test_hidden_states_begin_behind_the_first_norm(model, images: Tensor) -> None:
+    """One more than layers: 0 is what ln_pre gives, i the output of block i."""
+    with torch.no_grad():
+        hidden = model.vision(images, taps=(0, 1, 2, 3))
+    wanted = by_hand.clip_vision(by_hand.state(model.vision), images, heads=5)
+    assert len(wanted) == 4 and graph("llava-1.5", "tiny").components["vision"].hidden_states() == 4
+    for i, state in enumerate(wanted):
+        close(hidden[f"hidden.{i}"], state)
 
 
 def test_the_last_layer_is_not_run(model, images: Tensor) -> None:
@@ -288,6 +302,28 @@ def test_stages(stage: str, trained: set[str], images: Tensor, ids: Tensor) -> N
     labels = ids.masked_fill(ids == IMAGE, -100)
     names = trains(model, stage, {"pixel_values": images, "input_ids": ids, "labels": labels}, lr=1e-2)
     assert names == {n for n, _ in model.named_parameters() if n.split(".")[0] in trained}
+
+
+def test_batches_are_of_one_modality() -> None:
+    """Section 3.3: every megabatch of processes x batch is multimodal or text alone, the longest first for each process; shuffled."""
+    name = graph_data("instruct")["batching"]
+    assert name == "group_by_modality"
+    lengths = [(1 if i % 3 else -1) * (50 + 37 * i % 101) for i in range(100)]
+    order = getattr(batching, name)(lengths, batch=4, processes=2, generator=torch.Generator().manual_seed(1))
+    assert sorted(order) == list(range(100))
+    runs = [order[i : i + 8] for i in range(0, 96, 8)]
+    whole, rest = 66 // 8 + 34 // 8, 66 % 8 + 34 % 8
+    kinds = [{lengths[i] > 0 for i in run} for run in runs[:whole]]
+    assert all(len(kind) == 1 for kind in kinds) and 100 - 8 * whole == rest
+    assert {True} in kinds and {False} in kinds and kinds != sorted(kinds, key=str), "in random order"
+    for run in runs[:whole]:
+        shares = [[abs(lengths[i]) for i in share] for share in (run[:4], run[4:])]
+        assert all(share == sorted(share, reverse=True) for share in shares)
+        assert abs(sum(shares[0]) - sum(shares[1])) <= max(map(max, shares)), "about as much for each"
+
+
+def graph_data(stage: str) -> dict:
+    return spec("llava-1.5").data["stages"][stage]["data"]
 
 
 def test_stages_in_the_report() -> None:
