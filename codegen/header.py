@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -18,14 +17,11 @@ def module_doc(model: CompiledModel, left_out: Sequence[str], unused: Sequence[s
     spec = model.spec
     told = spec.data.get("model", {})
     about = told if isinstance(told, dict) else {}
-    size, variant = spec.size, spec.variant
-    title = " ".join(filter(None, (spec.name, f"({', '.join(filter(None, (variant, size)))})" if variant or size else "")))
-    lines = [f"{title}, written by vlmgraph as plain PyTorch.", ""]
+    lines = [f"{model.graph.name}, written by vlmgraph as plain PyTorch.", ""]
     if about.get("summary"):
         lines += [str(about["summary"])]
     if papers(about.get("paper")):
         lines += ["Source: " + ", ".join(f"arXiv {p}" if p[:4].isdigit() else p for p in papers(about.get("paper"))) + "."]
-    command = ["vlmgraph", "compile", spec.name, *(["--variant", variant] if variant else []), *(["--size", size] if size else [])]
     lines += [
         "",
         "Parameters hold nothing until weights are loaded:",
@@ -35,7 +31,7 @@ def module_doc(model: CompiledModel, left_out: Sequence[str], unused: Sequence[s
         "    model = Model().eval()",
         '    model.load_state_dict(load_file("model.safetensors"))',
         "",
-        f"Written again by: {shlex.join(command)}",
+        "Written again, to the byte, by: vlmgraph compile spec.lock.toml",
         "",
         "Shapes stand behind what they describe: [B, T, 4096] is B samples of T tokens. A letter is the same size wherever it stands.",
     ]

@@ -63,7 +63,7 @@ def _edges(graph: Graph) -> Iterator[str]:
 def _plain(value: Any) -> Any:
     """A config field as data that compares and prints."""
     if hasattr(value, "model_dump"):
-        return {"type": getattr(value, "kind", ""), **{k: _plain(v) for k, v in value}}
+        return {"type": getattr(value, "kind", ""), **{k: _plain(v) for k, v in value if v is not None}}
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
     if isinstance(value, Mapping):
