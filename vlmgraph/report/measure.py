@@ -181,9 +181,11 @@ def _expected(
     for name, number_ in wanted.items() if isinstance(wanted, Mapping) else ():
         size = re.fullmatch(r"(\d+)x(\d+)", name)
         if size and isinstance(number_, int):
-            have = list(_image(graph, tokens, (int(size[2]), int(size[1])), processor)["tokens"].values())
-            if any(have):
-                rows.append(Expected(f"visual_tokens {name}", number_, number_ if number_ in have else next(n for n in have if n)))
+            height, width = int(size[1]), int(size[2])
+            have = list(_image(graph, tokens, (width, height), processor)["tokens"].values())
+            if any(have) or patch_count(processor, width, height) is not None:
+                found = number_ if number_ in have else next((n for n in have if n), None)
+                rows.append(Expected(f"visual_tokens {name}", number_, found))
     return rows
 
 
