@@ -134,7 +134,8 @@ def visual_tokens(graph: Graph) -> dict[str, int]:
         if node.op != CALL:
             continue
         for port, source in node.inputs.items():
-            is_visual = (node_kind(graph, node.component) == "op.splice" and port not in ("text", "ids", "mask")) or port == "media"
+            spliced = node_kind(graph, node.component) == "op.splice" and port not in ("text", "ids", "mask")
+            is_visual = spliced or (port == "media" and graph.components[node.component].role != "connector")
             if is_visual and isinstance(source, str) and source in types and len(types[source].dims) >= 3:
                 size = types[source].dims[-2].constant
                 if size:
