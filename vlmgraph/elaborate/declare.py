@@ -71,27 +71,7 @@ def read_programs(spec: Spec, wiring: Wiring) -> dict[str, Program]:
                 )
             )
             continue
-        cache = listed(merged.get("cache"))
-        for i, id in enumerate(cache):
-            config = wiring.configs.built.get(id)
-            if config is None and id not in wiring.configs.failed:
-                near = difflib.get_close_matches(id, list(wiring.configs.built), 1)
-                wiring.found.add(
-                    Diagnostic(
-                        C.PROGRAM_CACHE,
-                        f"there is no component {id!r} to cache",
-                        spec.label((*path, "cache", i), ""),
-                        fix=f"did you mean {near[0]!r}?" if near else None,
-                    )
-                )
-            elif config is not None and not config.cache_bytes_per_token():
-                wiring.found.add(
-                    Diagnostic(
-                        C.PROGRAM_CACHE,
-                        f"{id} ({config.kind}) keeps no keys and values: nothing to cache",
-                        spec.label((*path, "cache", i), ""),
-                    )
-                )
+        cache = read_cache(spec, wiring, listed(merged.get("cache")), path)
         for i, entry in enumerate(listed(merged.get("carry"))):
             value_of(entry, spec.label((*path, "carry", i) if "carry" in own else path, "carried on"), wiring, C.PROGRAM_OUTPUT)
         inputs = tuple(listed(merged["inputs"])) if "inputs" in merged else None
@@ -179,21 +159,64 @@ def read_stages(spec: Spec, wiring: Wiring, objectives: Mapping[str, Any]) -> di
         if not isinstance(own, Mapping):
             continue
         path = ("stages", name)
-        train, freeze = listed(own.get("train", ["all"])), listed(own.get("freeze"))
-        for key, addresses in (("train", train), ("freeze", freeze)):
-            for i, address in enumerate(addresses):
+        train, freeze = listed(of_stage(tables, name, "train", ["all"])), listed(of_stage(tables, name, "freeze", []))
+        for key in ("train", "freeze"):
+            for i, address in enumerate(listed(own.get(key))):
                 check_address(spec, wiring, address, (*path, key, i) if isinstance(own.get(key), list) else (*path, key))
-        if ("train" in own and not train) or (freeze and "train" in own and set(train) <= set(freeze)):
+        # a stage may only set weights: an average of other stages, a file
+        if ("train" in own and not train and not own.get("init")) or (freeze and "train" in own and set(train) <= set(freeze)):
             other = spec.label((*path, "freeze"), "everything of it is frozen here")
-            wiring.found.add(
-                Diagnostic(
-                    C.NOTHING_TRAINS, f"stage {name!r} trains nothing", spec.label((*path, "train"), "trained"), (other,) if other else ()
-                )
-            )
-        weights = own.get("objectives", {})
+            text, at = f"stage {name!r} trains nothing", spec.label((*path, "train"), "trained")
+            wiring.found.add(Diagnostic(C.NOTHING_TRAINS, text, at, (other,) if other and train else ()))
+        weights = of_stage(tables, name, "objectives", {})
         if isinstance(weights, list):
             weights = dict.fromkeys(weights, 1.0)
-        for objective in weights if isinstance(weights, Mapping) else ():
+        for objective in weights if isinstance(weights, Mapping) and "objectives" in own else ():
+            if objective not in objectives:
+                near = difflib.get_close_matches(str(objective), list(objectives), 1)
+                wiring.found.add(
+                    Diagnostic(
+                        C.UNKNOWN_OBJECTIVE,
+                        f"stage {name!r} asks for objective {objective!r}, which is not declared",
+                        spec.label((*path, "objectives", objective), "", "key"),
+                        fix=f"did you mean {near[0]!r}?" if near else None,
+                    )
+                )
+        after = own.get("after", "")
+        seen = [name]
+        at: Any = after
+        while isinstance(at, str) and at:
+            if at not in tables or at in seen:
+                text = (
+                    f"there is no stage {at!r}"
+                    if at not in tables
+                    else "stages come after one another in a circle: " + " -> ".join([*seen, at])
+                )
+                wiring.found.add(Diagnostic(C.STAGE_ORDER, text, spec.label((*path, "after"), "")))
+                break
+            seen.append(at)
+            at = tables[at].get("after", "") if isinstance(tables[at], Mapping) else ""
+        init = read_init(spec, wiring, own.get("init", {}), tables, path)
+        weights = {k: float(v) for k, v in weights.items() if isinstance(v, (int, float))} if isinstance(weights, Mapping) else {}
+        stages[name] = Stage(tuple(train), tuple(freeze), weights or dict.fromkeys(objectives, 1.0), init, str(after))
+    return stages
+    for name, own in tables.items():
+        if not isinstance(own, Mapping):
+            continue
+        path = ("stages", name)
+        train, freeze = listed(of_stage(tables, name, "train", ["all"])), listed(of_stage(tables, name, "freeze", []))
+        for key in ("train", "freeze"):
+            for i, address in enumerate(listed(own.get(key))):
+                check_address(spec, wiring, address, (*path, key, i) if isinstance(own.get(key), list) else (*path, key))
+        # a stage may only set weights: an average of other stages, a file
+        if ("train" in own and not train and not own.get("init")) or (freeze and "train" in own and set(train) <= set(freeze)):
+            other = spec.label((*path, "freeze"), "everything of it is frozen here")
+            text, at = f"stage {name!r} trains nothing", spec.label((*path, "train"), "trained")
+            wiring.found.add(Diagnostic(C.NOTHING_TRAINS, text, at, (other,) if other and train else ()))
+        weights = of_stage(tables, name, "objectives", {})
+        if isinstance(weights, list):
+            weights = dict.fromkeys(weights, 1.0)
+        for objective in weights if isinstance(weights, Mapping) and "objectives" in own else ():
             if objective not in objectives:
                 near = difflib.get_close_matches(str(objective), list(objectives), 1)
                 wiring.found.add(
@@ -230,9 +253,76 @@ def read_stages(spec: Spec, wiring: Wiring, objectives: Mapping[str, Any]) -> di
     return stages
 
 
+def of_stage(tables: Mapping[str, Any], name: str, key: str, default: Any) -> Any:
+    """What a stage says, or else the stage that it comes after: a stage goes on as the one before."""
+    seen: set[str] = set()
+    at: Any = name
+    while isinstance(at, str) and at not in seen and isinstance(tables.get(at), Mapping):
+        seen.add(at)
+        if key in tables[at]:
+            return tables[at][key]
+        at = tables[at].get("after")
+    return default
+
+
+def read_init(spec: Spec, wiring: Wiring, init: Any, stages: Mapping[str, Any], path: tuple[str | int, ...]) -> dict[str, Any]:
+    """Where weights start: target = source, target = { from = source, rule = "..." }, or `average` of finished stages.
+
+    A source is an address, or a name outside the spec (a stage, a preset, a checkpoint) that whoever runs the stage resolves.
+    """
+    init = {"*": init} if isinstance(init, str) else init if isinstance(init, Mapping) else {}
+    for target, source in init.items():
+        here = (*path, "init", target)
+        if target == "average":
+            for stage in source if isinstance(source, Mapping) else ():
+                if stage not in stages:
+                    near = difflib.get_close_matches(stage, list(stages), 1)
+                    fix = f"did you mean {near[0]!r}?" if near else None
+                    text = f"there is no stage {stage!r} to average"
+                    wiring.found.add(Diagnostic(C.STAGE_ORDER, text, spec.label((*here, stage), "", "key"), fix=fix))
+            continue
+        check_address(spec, wiring, target, here)
+        if isinstance(source, Mapping):
+            if not isinstance(source.get("from"), str) or not set(source) <= {"from", "rule"}:
+                text = f"{target} starts from {'{ from = SOURCE, rule = NAME }'}, or from a source by its name"
+                wiring.found.add(Diagnostic(C.WRONG_VALUE, text, spec.label(here, "this is something else")))
+                continue
+            source = source["from"]
+        if isinstance(source, str) and source.partition(".")[0] in wiring.configs.tables:
+            check_address(spec, wiring, source, here)
+    return dict(init)
+
+
+def read_cache(spec: Spec, wiring: Wiring, names: list[str], path: tuple[str | int, ...]) -> list[str]:
+    """The components whose keys and values a program keeps: by their names, those of their nodes, or those of parts (`llm.media`)."""
+    found: list[str] = []
+    for i, name in enumerate(names):
+        at = spec.label((*path, "cache", i), "")
+        head, parts = name, ()
+        while head not in wiring.drafts and head not in wiring.configs.tables and "." in head:
+            head, _, part = head.rpartition(".")
+            parts = (part, *parts)
+        id = wiring.drafts[head].component if head in wiring.drafts else head
+        config = wiring.configs.built.get(id)
+        if config is None:
+            if id not in wiring.configs.failed:
+                near = difflib.get_close_matches(name, list(wiring.configs.built), 1)
+                fix = f"did you mean {near[0]!r}?" if near else None
+                wiring.found.add(Diagnostic(C.PROGRAM_CACHE, f"there is no component {name!r} to cache", at, fix=fix))
+        elif not config.cache_bytes_per_token():
+            text = f"{id} ({config.kind}) keeps no keys and values: nothing to cache"
+            wiring.found.add(Diagnostic(C.PROGRAM_CACHE, text, at))
+        elif unknown := [part for part in parts if part not in config.addresses()]:
+            note = "parts: " + (", ".join(config.addresses()) or "none")
+            wiring.found.add(Diagnostic(C.PROGRAM_CACHE, f"{id} has no part {unknown[0]!r} to cache", at, notes=(note,)))
+        if config is not None and id not in found:
+            found.append(id)
+    return found
+
+
 def check_address(spec: Spec, wiring: Wiring, address: str, path: tuple[str | int, ...]) -> None:
-    """An address starts at a component (or a block's use, or `all`) and goes on through its declared parts."""
-    if address == "all":
+    """An address starts at a component (or a block's use, or `all`, also written `*`) and goes on through its declared parts."""
+    if address in ("all", "*"):
         return
     names = [*wiring.configs.tables, *wiring.blocks]
     parts = address.split(".")

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from ..diagnostics import Collector, Diagnostic
 from ..diagnostics import codes as C
+from ..ir.dims import Dim, DimError, parse_dim
 from ..ir.graph import CALL, Graph
 from ..plugins import fault
 from .base import Pass
@@ -42,18 +43,7 @@ class Expect(Pass):
                         notes=(f"difference {have - wanted:+,}",),
                     )
                 )
-        wanted_tokens = graph.expect.get("visual_tokens")
-        if isinstance(wanted_tokens, int):
-            have_tokens = visual_tokens(graph)
-            if have_tokens and wanted_tokens not in have_tokens.values():
-                shown = ", ".join(f"{port} {n}" for port, n in have_tokens.items())
-                found.add(
-                    Diagnostic(
-                        C.EXPECT_TOKENS,
-                        f"{wanted_tokens} visual tokens are expected, the graph gives {shown}",
-                        graph.labels.get("expect:visual_tokens"),
-                    )
-                )
+        check_tokens(graph, found)
         return graph
 
 
@@ -126,26 +116,51 @@ def _within(wanted: list[str], path: list[str]) -> bool:
     return all(segment in rest for segment in wanted)
 
 
+def check_tokens(graph: Graph, found: Collector) -> None:
+    """Holds the derived token counts against a number or a formula. Formulas over more than the dims of inputs (tiles, seconds), and
+    those of a table by image size, are for `report`, which knows the processor; here they only have to be formulas."""
+    wanted, label = graph.expect.get("visual_tokens"), graph.labels.get("expect:visual_tokens")
+    for formula in wanted.values() if isinstance(wanted, Mapping) else [wanted]:
+        if isinstance(formula, str):
+            try:
+                parse_dim(formula)
+            except DimError as error:
+                found.add(Diagnostic(C.EXPECT_TOKENS, f"[expect] visual_tokens: {error}", label))
+                return
+    have = token_dims(graph)
+    if isinstance(wanted, int):
+        have = {port: dim for port, dim in have.items() if dim.constant}
+    else:
+        known = {symbol for type_ in graph.inputs.values() for dim in type_.dims for symbol in dim.symbols()}
+        if not isinstance(wanted, str) or not parse_dim(wanted).symbols() <= known:
+            return
+    if have and parse_dim(str(wanted)) not in have.values():
+        shown = ", ".join(f"{port} {dim}" for port, dim in have.items())
+        found.add(Diagnostic(C.EXPECT_TOKENS, f"{wanted} visual tokens are expected, the graph gives {shown}", label))
+
+
 def visual_tokens(graph: Graph) -> dict[str, int]:
     """Tokens an image gives to each feature port of the splices, or to media ports; fixed counts only."""
-    found: dict[str, int] = {}
+    return {port: dim.constant for port, dim in token_dims(graph).items() if dim.constant}
+
+
+def token_dims(graph: Graph) -> dict[str, Dim]:
+    """The token dim of each feature port of the splices, or of media ports; of a dual encoder what the vision tower gives."""
+    found: dict[str, Dim] = {}
     types = graph.types()
     for node in graph.nodes:
-        if node.op != CALL:
+        if node.op != CALL or node.component in graph.copies:
             continue
         for port, source in node.inputs.items():
-            spliced = node_kind(graph, node.component) == "op.splice" and port not in ("text", "ids", "mask")
-            is_visual = spliced or (port == "media" and graph.components[node.component].role != "connector")
+            is_visual = (node_kind(graph, node.component) == "op.splice" and port not in ("text", "ids", "mask")) or port == "media"
             if is_visual and isinstance(source, str) and source in types and len(types[source].dims) >= 3:
-                size = types[source].dims[-2].constant
-                if size:
-                    found[f"{node.id}.{port}"] = size
-    if not found:  # dual encoders: what the vision tower gives
+                found[f"{node.id}.{port}"] = types[source].dims[-2]
+    if not any(dim.constant for dim in found.values()):
         for node in graph.nodes:
-            if node.op == CALL and node_kind(graph, node.component).startswith("vision."):
+            if node.op == CALL and node_kind(graph, node.component).startswith("vision.") and node.component not in graph.copies:
                 out = next(iter(node.outputs.values()))
-                if out.kind == "tokens" and out.dims[-2].constant:
-                    found[node.id] = out.dims[-2].constant or 0
+                if out.kind == "tokens":
+                    found.setdefault(node.id, out.dims[-2])
     return found
 
 

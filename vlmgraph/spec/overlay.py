@@ -35,7 +35,7 @@ class Overlay:
     # ---- removals
 
     def without_removed(self, base: Tree, over: Tree) -> Tree:
-        """The base with no edge through what the overlay removes."""
+        """The base with no edge through what the overlay removes, no tie of it, and no stage that trains it."""
         gone = removed(over)
         table = dict(base.table)
         if gone:
@@ -46,6 +46,8 @@ class Overlay:
                 for key, holder in holders.items():
                     holders[key] = strip_edges(holder, gone, rewire.Names(base))
                 table[name] = holders[name] if name == "graph" else Tree(holders, table[name].origin)
+            parts = frozenset(n for n in gone if over.get("components", n) is not None)
+            table |= {name: strip_addresses(table[name], parts) for name in ("stages", "graph") if name in table}
         blocks = table.get("blocks")
         if blocks is not None and blocks.table and "blocks" in over.table:
             inner = dict(blocks.table)
@@ -102,9 +104,13 @@ class Overlay:
         return Tree({key: self.fresh(child, (*path, key), scope) for key, child in new.table.items() if not child.removes}, new.origin)
 
     def edges(self, old: Tree, new: Tree, scope: Tree) -> Tree:
-        """Lists or named groups of edges. What both name is merged, and a newer edge owns the ports that it feeds."""
+        """Lists or named groups of edges. What both name is merged, and a newer edge owns the ports that it feeds.
+
+        `{ remove = "a -> b" }` in place of an edge only takes the port.
+        """
         fresh = [edge for group in (new.table.values() or [new]) for edge in group.items]
-        kept = rewire.replace(old, fresh, rewire.Names(scope))
+        kept = rewire.replace(old, [edge.get("remove") or edge for edge in fresh], rewire.Names(scope))
+        new = without_removals(new)
         if isinstance(kept.value, list) and isinstance(new.value, list):
             return Tree([*kept.items, *new.items], kept.origin)
         groups = dict(kept.table) if isinstance(kept.value, dict) else {"main": kept}
@@ -144,9 +150,36 @@ class Overlay:
         )
 
 
+def without_removals(edges: Tree) -> Tree:
+    """Edges, in a list or in named lists, without the entries that only remove one."""
+    if edges.table:
+        return Tree({name: group if group.removes else without_removals(group) for name, group in edges.table.items()}, edges.origin)
+    return Tree([e for e in edges.items if e.text("remove") is None], edges.origin) if isinstance(edges.value, list) else edges
+
+
 def strip_edges(holder: Tree, gone: frozenset[str], names: rewire.Names) -> Tree:
     edges = holder.table.get("edges")
     return holder if edges is None else Tree({**holder.table, "edges": rewire.strip(edges, gone, names)}, holder.origin)
+
+
+def strip_addresses(tree: Tree, gone: frozenset[str]) -> Tree:
+    """Stages whose `train`, `freeze` and `init` name no removed component, or a graph whose `ties` do not."""
+    if not tree.table:
+        return tree
+    table = dict(tree.table)
+    for key, value in table.items():
+        if key in ("train", "freeze", "ties") and isinstance(value.value, list):
+            table[key] = Tree([item for item in value.items if not addresses(item.value, gone)], value.origin)
+        elif key == "init" and value.table:
+            table[key] = Tree({k: v for k, v in value.table.items() if not addresses(k, gone)}, value.origin)
+        elif key not in ("edges", "set"):
+            table[key] = strip_addresses(value, gone)
+    return Tree(table, tree.origin)
+
+
+def addresses(text: object, gone: frozenset[str]) -> bool:
+    """Whether an address, or a side of a tie, lies in one of the components."""
+    return isinstance(text, str) and any(side.strip().partition(".")[0] in gone for side in text.split("="))
 
 
 def removed(over: Tree) -> frozenset[str]:
