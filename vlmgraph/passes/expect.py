@@ -152,7 +152,8 @@ def token_dims(graph: Graph) -> dict[str, Dim]:
         if node.op != CALL or node.component in graph.copies:
             continue
         for port, source in node.inputs.items():
-            is_visual = (node_kind(graph, node.component) == "op.splice" and port not in ("text", "ids", "mask")) or port == "media"
+            spliced = node_kind(graph, node.component) == "op.splice" and port not in ("text", "ids", "mask")
+            is_visual = spliced or (port == "media" and graph.components[node.component].role != "connector")
             if is_visual and isinstance(source, str) and source in types and len(types[source].dims) >= 3:
                 found[f"{node.id}.{port}"] = types[source].dims[-2]
     if not any(dim.constant for dim in found.values()):
