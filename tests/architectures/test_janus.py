@@ -652,6 +652,21 @@ def test_stages(stage: str, parts: set[str]) -> None:
     assert {n.split(".")[0] for n in names} == parts and names == {n for n, _ in model.named_parameters() if n.split(".")[0] in parts}
 
 
+def test_both_losses_count_once_in_every_stage() -> None:
+    """One sum; what a task weighs is the mix of data alone."""
+    weights = [dict(s.objectives) for s in graph("janus").stages.values()]
+    assert list(graph("janus").stages) == ["adaptors", "unified", "sft"] and weights == [{"text": 1.0, "image": 1.0}] * 3
+    assert [s.after for s in graph("janus").stages.values()] == ["", "adaptors", "unified"]
+
+
+def test_trained_parameters_of_the_published_size() -> None:
+    """What the report counts for a stage is what trains in it: all but the tower and the tokenizer, then all but the tokenizer."""
+    trainable = {row.stage: row.trainable for row in measured("janus").stages}
+    model = meta("janus")
+    assert trainable == {stage: sum(model.get_parameter(n).numel() for n in begin(model, stage)) for stage in trainable}
+    assert trainable["unified"] == 2_076_636_811 - 303_688_704 - 71_883_403 and trainable["sft"] == 2_076_636_811 - 71_883_403
+
+
 @pytest.mark.parametrize(("objective", "reached"), [("text", {"und_adaptor"}), ("image", {"gen_adaptor", "gen_embed", "gen_head"})])
 def test_each_objective_trains_its_own_path(objective: str, reached: set[str]) -> None:
     """A text loss on understanding reaches no part of generation, and the other way round; each falls by itself."""

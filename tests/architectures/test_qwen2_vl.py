@@ -31,6 +31,7 @@ from tests.architectures.common import (
     fresh,
     graph,
     lively,
+    measured,
     meta,
     next_token_loss,
     noise,
@@ -47,6 +48,7 @@ from vlmgraph.processor.config import Native
 from vlmgraph.processor.model import model_processor
 from vlmgraph.processor.native import patches, smart_size
 from vlmgraph.report.measure import report
+from vlmgraph.train.stage import begin
 
 PAD, SYSTEM, END, START, STOP, IMAGE, VIDEO = range(300, 307)
 """Ids of the tiny size. Its pictures are cut into patches of 14 x 14, four of which make a token, as in the published sizes."""
@@ -586,3 +588,12 @@ def test_stages(stage: str, parts: tuple[str, ...]) -> None:
     """Section 2.2: the tower with its merger, then all, then all but the tower."""
     model = fresh("qwen2-vl")
     assert trains(model, stage, training()) == {n for n, _ in model.named_parameters() if n.startswith(parts)}
+
+
+def test_trained_parameters_of_the_published_size() -> None:
+    """What the report counts for a stage is what trains in it."""
+    trainable = {row.stage: row.trainable for row in measured("qwen2-vl").stages}
+    assert trainable == {"vit": 675_759_104, "joint": 8_291_375_616, "sft": 8_291_375_616 - 631_183_360}
+    model = meta("qwen2-vl")
+    assert trainable == {stage: sum(model.get_parameter(n).numel() for n in begin(model, stage)) for stage in trainable}
+    assert [s.after for s in graph("qwen2-vl").stages.values()] == ["", "vit", "joint"]
