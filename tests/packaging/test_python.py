@@ -115,3 +115,21 @@ def test_every_tool_is_told_the_same_floor() -> None:
     assert "tomli>=2; python_version < '3.11'" in project["project"]["dependencies"]
     for plugin in (ROOT / "plugins").glob("*/pyproject.toml"):
         assert tomllib.loads(plugin.read_text(encoding="utf-8"))["project"]["requires-python"] == ">=3.10", plugin
+
+
+def test_the_kind_of_a_class_statement_stops_at_our_metaclass() -> None:
+    """`ABCMeta.__new__` of Python 3.10 takes its class name as `name`: a keyword of that name must not come so far."""
+    from vlmgraph.components.base import Config
+
+    seen: list[str] = []
+
+    class Probe(Config):
+        def __init_subclass__(cls, **options: object) -> None:
+            seen.extend(options)
+            super().__init_subclass__(**options)
+
+    class Part(Probe, name="probe.part"):
+        width: int = 3
+
+    assert (Part.kind, Probe.kind, seen) == ("probe.part", "", [])
+    assert Part().model_dump() == {"width": 3}

@@ -43,7 +43,20 @@ class Ports:
         return Ports(self.outputs, **self.inputs, **inputs)
 
 
-class Config(BaseModel):
+class Named(type(BaseModel)):  # type: ignore[misc]
+    """Takes the kind from the class statement: `class MLP(Connector, name="mlp")`.
+
+    In a metaclass and not in `__init_subclass__`, because the one behind abstract classes in Python 3.10 has a parameter `name` itself.
+    """
+
+    def __new__(mcs, class_name: str, bases: tuple[type, ...], namespace: dict[str, Any], /, name: str = "", **options: Any) -> Any:
+        return super().__new__(mcs, class_name, bases, {**namespace, "kind": name} if name else namespace, **options)
+
+    def __init__(cls, class_name: str, bases: tuple[type, ...], namespace: dict[str, Any], /, name: str = "", **options: Any) -> None:
+        super().__init__(class_name, bases, namespace, **options)
+
+
+class Config(BaseModel, metaclass=Named):
     """The fields of a component or layer. Unknown keys are errors; instances are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
@@ -51,15 +64,6 @@ class Config(BaseModel):
     kind: ClassVar[str] = ""
     api: ClassVar[int] = API_VERSION
     module: ClassVar[str] = ""
-
-    def __init_subclass__(cls, name: str = "", **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if name:
-            cls.kind = name
-
-    @classmethod
-    def __pydantic_init_subclass__(cls, name: str = "", **kwargs: Any) -> None:
-        super().__pydantic_init_subclass__(**kwargs)
 
     def __eq__(self, other: object) -> bool:
         """Same kind, same fields: what is cached on an instance, possibly a reference to itself, does not count."""
