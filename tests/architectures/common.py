@@ -24,6 +24,7 @@ from vlmgraph.processor.model import model_processor
 from vlmgraph.report.measure import Report, report
 from vlmgraph.spec import Spec
 from vlmgraph.train.stage import addressed, begin
+from vlmgraph.train.step import after_step
 
 # ---- models
 
@@ -237,6 +238,7 @@ def trains(
             wanted = names - set(idle)
             assert reached == wanted, f"no gradient: {sorted(wanted - reached)}; a gradient too many: {sorted(reached - wanted)}"
         optimizer.step()
+        after_step(model)
         losses.append(loss.item())
     with torch.no_grad():
         losses.append(loss_of(model, stage, inputs).item())

@@ -34,6 +34,7 @@ from vlmgraph.ir.dims import Dim
 from vlmgraph.lower.zero_shot import classify
 from vlmgraph.nn.losses import Contrastive
 from vlmgraph.report.tokens import visual_dims
+from vlmgraph.train.step import after_step
 
 START, END = 318, 319  # of the tiny size
 
@@ -319,6 +320,8 @@ def test_scale_is_held_at_100(images: Tensor, texts: Tensor) -> None:
         close(loss.detach(), loss_by_hand(out["image_embeds"], out["text_embeds"], scale), 1e-4)
     loss.backward()
     assert model.similarity.log_scale.grad != 0
+    after_step(model)
+    assert abs(model.similarity.log_scale.item() - math.log(100.0)) < 1e-6, "the parameter does not stay above between steps"
 
 
 def test_one_scale_for_scores_and_loss(model, images: Tensor, texts: Tensor) -> None:

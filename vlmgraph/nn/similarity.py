@@ -51,6 +51,12 @@ class Similarity(nn.Module):
         # the gradient passes the bound, so a scale that has reached it can come down again
         return scale - (scale - scale.clamp(max=self.maximum)).detach()
 
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Between steps of training the parameter itself is brought back to the bound, so that it does not run away above it."""
+        if self.log_scale is not None and self.maximum is not None:
+            self.log_scale.clamp_(max=math.log(self.maximum))
+
     def forward(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
         scale = self.scale()
         scores = pairwise(image, text) * scale
