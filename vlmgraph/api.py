@@ -35,7 +35,13 @@ def elaborate(source: SpecLike, pipeline: str = PIPELINE, observe: Callable[[str
 
 def check(source: SpecLike) -> list[Diagnostic]:
     """Every finding about a spec, in the order of their places. Never raises on a bad spec."""
-    _, found = _analyse(as_spec(source), PIPELINE)
+    spec = as_spec(source)
+    graph, found = _analyse(spec, PIPELINE)
+    if graph is not None and spec.data.get("processor"):
+        from .processor.check import spec_faults
+
+        for fault in spec_faults(spec, graph, whole=not found.failed):
+            found.add(fault)
     return sorted(found.found, key=lambda d: (d.severity != "error", d.primary is None, d.primary.span if d.primary else ()))
 
 

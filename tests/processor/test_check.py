@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from vlmgraph import api
 from vlmgraph.diagnostics.core import Span
 from vlmgraph.ir.types import parse_type
 from vlmgraph.processor import read_tables
@@ -90,6 +91,20 @@ def test_specs(path: Path, load: Any) -> None:
     entries, faults = read_tables(spec["processor"], spec["tokens"], inputs, spec.get("outputs", {}), nodes)
     assert not faults
     assert entries.media and entries.texts
+
+
+def test_check_names_the_line(tmp_path: Path) -> None:
+    """`check` reads the tables too: faults with their places; a token that only a tokenizer may know is a warning."""
+    spec = tmp_path / "mine.toml"
+    spec.write_text(
+        'vlmgraph = 1\nextends = "llava-1.5"\n\n[processor.pixel_values]\nfitt = "crop"\n\n[processor.input_ids]\nbos = "<S>"\n'
+        'place = { "<image>" = "projektor" }\n\n[processor.labls]\ntype = "processor.text"\n'
+    )
+    found = {d.code: d for d in api.check(spec)}
+    assert {code: d.severity for code, d in found.items()} == {"VG0701": "error", "VG0715": "warning", "VG0716": "error"}
+    assert found["VG0701"].primary and (found["VG0701"].primary.span.line, found["VG0701"].fix) == (5, "did you mean `fit`?")
+    assert found["VG0715"].primary and found["VG0715"].primary.span.line == 8
+    assert api.check("llava-1.5") == []
 
 
 def test_several_picture_inputs_need_a_name() -> None:

@@ -120,6 +120,34 @@ def test_published_folders_answer_as_transformers(made: Any, run: Any, photos: l
     assert result["ids"] == found
 
 
+def test_an_imported_folder_answers_as_the_published_one(run: Any, photos: list[Path], tmp_path: Path) -> None:
+    """Its image processor, its tokenizer and what ends its answers go along."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    folder = wrote(*llava(tmp_path), tmp_path / "published")
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())[:80]
+    library = Tokenizer(models.BPE(vocab=dict(zip(letters, range(5, 85))) | {"<s>": 1, "</s>": 2, "<pad>": 3, "<image>": 95}, merges=[]))
+    library.pre_tokenizer, library.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    library.add_special_tokens(["<s>", "</s>", "<pad>", "<image>"])
+    library.save(str(folder / "tokenizer.json"))
+    arguments = ("--image", photos[0], "--prompt", "Why?", "--max-new-tokens", 6, "--json")
+    first = run(folder, *arguments)
+    assert first.err == ""  # nothing stands in for anything
+    (result,) = first.results
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [result["ids"][1], 96]}))
+    (stopped,) = run(folder, *arguments).results
+    assert stopped["ids"] == result["ids"][: result["ids"].index(result["ids"][1]) + 1]
+    vlmgraph.load(folder).save(tmp_path / "imported")
+    assert run(tmp_path / "imported", *arguments).results == [stopped]
+    config = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").unlink()
+    (folder / "processor_config.json").write_text(json.dumps({"processor_class": "LlavaProcessor", "image_processor": config}))
+    assert run(folder, *arguments).results == [stopped]
+    model = vlmgraph.load(folder)
+    pixels = [model_processor(model.spec, model.graph, f).ask("Why?", images=photos[0])["pixel_values"] for f in (folder, tmp_path)]
+    assert not np.allclose(*pixels, atol=0.1)  # without it the pictures would be others
+
+
 def test_clip_folder_scores_as_transformers(run: Any, photos: list[Path], tmp_path: Path) -> None:
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 

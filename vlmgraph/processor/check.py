@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -15,6 +15,10 @@ from ..ir.types import Type
 from ..plugins import PluginError, registry
 from . import problems
 from .config import KINDS, Boxes, Image, Native, Pixels, Text
+
+if TYPE_CHECKING:
+    from ..ir.graph import Graph
+    from ..spec import Spec
 
 Locate = Callable[[tuple[str, ...]], "Span | None"]
 """The place of a key below `[processor]` in the spec."""
@@ -51,6 +55,7 @@ def read_tables(
     """
     found = Collector()
     entries = Entries({}, {}, {}, {})
+    broken = False
 
     def fault(path: tuple[str, ...], message: str, fix: str, code: str = problems.CONFIG) -> None:
         span = locate(path)
@@ -58,6 +63,7 @@ def read_tables(
 
     for name, table in tables.items():
         config = _config(name, table, fault)
+        broken |= config is None
         if isinstance(config, Image) and config.inverse:
             entries.outputs[name] = config
             _known(name, (name,), "output", outputs, fault)
@@ -76,13 +82,29 @@ def read_tables(
     for name, text in entries.texts.items():
         _tokens(name, text, tokens, fault)
         for token, place in text.places().items():
-            if entries.media_of(text, token) is None:
+            if entries.media_of(text, token) is None and not broken:  # else it follows from another fault
                 choice = ", ".join(entries.media) or "none"
                 fix = f'place."{token}" = {{ node = "{place.node}", of = "INPUT" }} with one of: {choice}'
                 fault((name, "place", token), "it is not clear whose pictures this stands for", fix)
             if isinstance(place.node, str):
                 _known(place.node, (name, "place", token), "node", nodes, fault)
     return entries, tuple(found.found)
+
+
+def spec_faults(spec: Spec, graph: Graph, whole: bool = True) -> list[Diagnostic]:
+    """What is wrong with a spec's tables, at their places. Names of nodes are checked where the graph is `whole`.
+
+    A token without an id is a warning: the tokenizer beside the weights may know it.
+    """
+    tables = spec.data.get("processor") or {}
+
+    def locate(path: tuple[str, ...]) -> Span | None:
+        label = spec.label(("processor", *path))
+        return label.span if label else None
+
+    nodes = graph.types() if whole else None
+    _, faults = read_tables(tables, graph.tokens, graph.inputs, graph.outputs, nodes, locate)
+    return [replace(d, severity="warning") if d.code == problems.TOKEN else d for d in faults]
 
 
 Fault = Callable[..., None]

@@ -46,10 +46,14 @@ def _transformers(model: CompiledModel, folder: Path, max_shard_bytes: int) -> P
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(dict(sorted(tensors.items())), folder, max_shard_bytes)
     (folder / CONFIG).write_text(origin.config, encoding="utf-8")
+    _companions(origin, folder)
+    return folder
+
+
+def _companions(origin: Origin, folder: Path) -> None:
     for name in COMPANIONS:
         if (origin.folder / name).is_file() and origin.folder.resolve() != folder.resolve():
             shutil.copyfile(origin.folder / name, folder / name)
-    return folder
 
 
 def _compiled(model: CompiledModel, folder: Path, max_shard_bytes: int) -> Path:
@@ -70,6 +74,8 @@ def _compiled(model: CompiledModel, folder: Path, max_shard_bytes: int) -> Path:
     (folder / "report.html").write_text(page(model.graph, measured, summary), encoding="utf-8")
     if model.device.type != "meta":
         save_weights(IDENTITY.save(dict(state_tensors(model))), folder, max_shard_bytes)
+    if isinstance(origin := getattr(model, "origin", None), Origin):
+        _companions(origin, folder)  # the processor reads them there too
     # last: where a part has no source that stands alone, everything else is written before that is said
     (folder / "model.py").write_text(codegen.source(model), encoding="utf-8")
     return folder
