@@ -42,6 +42,7 @@ def elaborate(spec: Spec, found: Collector | None = None) -> Graph | None:
     place_nodes(spec, wiring, [id for id in components if id not in copies], uses)
     for path, text in edges_of(data):
         wiring.edge(text, spec.label(path), Scope())
+    unfed_outputs(spec, wiring)
     objectives = read_objectives(spec, wiring)
     programs = read_programs(spec, wiring)
     places(spec, wiring, tables)
@@ -84,6 +85,17 @@ def elaborate(spec: Spec, found: Collector | None = None) -> Graph | None:
     if not main and not found.failed:
         found.add(Diagnostic(C.EMPTY_GRAPH, "the spec has no edges: there is nothing to compile", spec.label(("graph",), "", "key")))
     return ordered(graph, found)
+
+
+def unfed_outputs(spec: Spec, wiring: Wiring) -> None:
+    """Declared outputs that no edge ends in. What reads them has no value either, and is no finding of its own."""
+    for name in wiring.declared:
+        if name in wiring.aliases:
+            continue
+        wiring.aliases[name] = wiring.UNKNOWN
+        if not any(path[:1] == ("graph",) for path in spec.left_out):
+            at, fix = spec.label(("outputs", name), "", "key"), f'end an edge in it: "... -> {name}"'
+            wiring.found.add(Diagnostic(C.OUTPUT_NOT_FED, f"output {name!r} is fed by no edge", at, fix=fix))
 
 
 def places(spec: Spec, wiring: Wiring, tables: Mapping[str, Any]) -> None:

@@ -11,6 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
+MAX_TEXT = 4_000
+MAX_TERMS = 10_000
+"""A product of sums doubles its terms with every factor."""
+
 
 class DimError(ValueError):
     """A dimension that cannot be read or has no integer value."""
@@ -121,8 +125,11 @@ class Dim:
 
     def __mul__(self, other: Dim | int) -> Dim:
         products: dict[Monomial, int] = {}
+        factors = Dim.of(other).terms
+        if len(self.terms) * len(factors) > MAX_TERMS:
+            raise DimError(f"a dimension of more than {MAX_TERMS:,} terms")
         for left, a in self.terms:
-            for right, b in Dim.of(other).terms:
+            for right, b in factors:
                 monomial = tuple(sorted(left + right, key=_key))
                 products[monomial] = products.get(monomial, 0) + a * b
         return _canonical(products)
@@ -214,6 +221,8 @@ class _Parser:
         self.text, self.unknowns = text, unknowns
         self.tokens: list[str] = []
         at = 0
+        if len(text) > MAX_TEXT:
+            raise DimError("dimension expression is too long")
         while text[at:].strip():
             match = _TOKEN.match(text, at)
             if not match:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from .dims import Dim, DimError, Symbol, parse_dim
+from .dims import MAX_TEXT, Dim, DimError, Symbol, parse_dim
 
 KINDS = (
     "image", "video", "audio", "patches", "map", "maps", "ids", "mask", "positions", "tokens", "embedding",
@@ -94,9 +94,9 @@ _TYPE = re.compile(r"\s*([a-z]+)\s*\[(.*)\]\s*(?:\*\s*([A-Za-z0-9_]*))?\s*(\?)?\
 
 def parse_type(text: str, unknowns: bool = False) -> Type:
     """Read the text form of a type. Raises DimError, whose message names the offending part."""
-    match = _TYPE.fullmatch(text)
+    match = _TYPE.fullmatch(text) if len(text) <= MAX_TEXT else None
     if not match:
-        raise DimError(f"{text!r} is not a type; write kind[dim, ...], for example tokens[B, N, 1024]")
+        raise DimError(f"{text[:80]!r} is not a type; write kind[dim, ...], for example tokens[B, N, 1024]")
     kind, body, count, optional = match.groups()
     if kind not in KINDS:
         import difflib

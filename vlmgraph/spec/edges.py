@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_LENGTH = 20_000
+MAX_DEPTH = 20
+"""Lists inside lists in the arguments of an inline op."""
+MAX_DIGITS = 18
 
 
 class EdgeError(ValueError):
@@ -66,7 +69,7 @@ class Chain:
     links: tuple[Endpoint | Group, ...]
 
 
-_TOKEN = re.compile(r"""\s*(?:(->)|([A-Za-z_][A-Za-z0-9_]*)|(-?\d+\.\d+|-?\d+)|("(?:[^"\\]|\\.)*"|'[^']*')|([][().,:=]))""")
+_TOKEN = re.compile(r"""(?:(->)|([A-Za-z_][A-Za-z0-9_]*)|(-?\d+\.\d+|-?\d+)|("(?:[^"\\]|\\.)*"|'[^']*')|([][().,:=]))""")
 
 
 def parse_edge(text: str) -> Chain:
@@ -85,6 +88,12 @@ def parse_tie(text: str) -> tuple[Endpoint, Endpoint]:
     return left, right
 
 
+def _blank(text: str, at: int) -> int:
+    while at < len(text) and text[at].isspace():
+        at += 1
+    return at
+
+
 class _Parser:
     def __init__(self, text: str) -> None:
         if len(text) > MAX_LENGTH:
@@ -92,13 +101,13 @@ class _Parser:
         self.text = text
         self.tokens: list[tuple[str, int, int]] = []
         at = 0
-        while text[at:].strip():
+        while (at := _blank(text, at)) < len(text):
             match = _TOKEN.match(text, at)
             if not match:
-                offset = at + len(text[at:]) - len(text[at:].lstrip())
-                raise EdgeError(f"unexpected {text[offset]!r}", offset)
-            start = match.end() - len(match.group().lstrip())
-            self.tokens.append((match.group().strip(), start, match.end()))
+                raise EdgeError(f"unexpected {text[at]!r}", at)
+            if len(match.group()) > MAX_DIGITS and match[3]:
+                raise EdgeError("the number is too long", at)
+            self.tokens.append((match.group(), at, match.end()))
             at = match.end()
         self.at = 0
 
@@ -178,8 +187,10 @@ class _Parser:
         step = None
         if self.peek() == ":":
             self.take()
-            value = self.bound()
-            step = value if isinstance(value, int) else None
+            at, value = self.offset(), self.bound()
+            if not isinstance(value, int):
+                raise EdgeError(f"a step is a number, found {value!r}", at)
+            step = value
         return Slice(first, stop, step)
 
     def bound(self) -> int | str:
@@ -207,12 +218,14 @@ class _Parser:
         self.take(")")
         return Call(tuple(args), tuple(kwargs))
 
-    def literal(self) -> Any:
+    def literal(self, depth: int = 0) -> Any:
         if self.peek() == "[":
+            if depth == MAX_DEPTH:
+                raise EdgeError(f"lists are nested more than {MAX_DEPTH} deep", self.offset())
             self.take()
             items = []
             while self.peek() != "]":
-                items.append(self.literal())
+                items.append(self.literal(depth + 1))
                 if self.peek() != "]":
                     self.take(",")
             self.take("]")

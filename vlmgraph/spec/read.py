@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -200,7 +201,12 @@ class _Reader:
 
     def text(self, path: Path, at: Label | None) -> str | None:
         try:
-            if path.stat().st_size > MAX_BYTES:
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):  # a pipe or device might never end
+                what = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
+                self.found.add(Diagnostic(C.NOT_FOUND, f"cannot read {path}: it is {what}", at))
+                return None
+            if status.st_size > MAX_BYTES:
                 self.found.add(Diagnostic(C.BAD_TOML, f"{path} has more than {MAX_BYTES:,} bytes: this is not a spec", at))
                 return None
             raw = path.read_bytes()

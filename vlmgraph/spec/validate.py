@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from ..diagnostics import Collector, Diagnostic, Label
+from ..diagnostics import Collector, Diagnostic, Label, Span
 from ..diagnostics import codes as C
 from . import names
 from .model import TABLES, SpecModel
@@ -159,7 +159,9 @@ def _at(tree: Tree, part: str) -> Label | None:
 def first(spec: Spec) -> Label | None:
     """The first thing in the spec's own file."""
     spans = [origin.key for origin in spec.origins.values() if origin.key is not None and origin.key.file == spec.file]
-    return Label(min(spans), "the file starts here") if spans else None
+    if spans:
+        return Label(min(spans), "the file starts here")
+    return Label(Span(spec.file, 1, 1, 1, 2)) if spec.file is not None else None
 
 
 def shortened(name: str) -> str:
