@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,15 +33,17 @@ def sample_image(
     pad_token_id: int | None = None,
     use_cache: bool = True,
     generator: torch.Generator | None = None,
-    streamer: Any = None,
+    streamer: Callable[[Tensor], None] | None = None,
+    **others: Any,
 ) -> Tensor:
     """Codes [B * num_return_sequences, count] in raster order after the prompts input_ids [B, T], padded on the left.
 
-    Options left out are the procedure's. Raises DiagnosticError for prompts padded on the right and for guidance without a `pad` token.
+    Options left out are the procedure's; `streamer` is called with each step's codes [B]. Raises DiagnosticError for empty prompts and
+    ones padded on the right, for guidance without a `pad` token, and for inputs other than words.
     """
-    given = model.prepare({"input_ids": input_ids, "attention_mask": attention_mask}, procedure.program)
+    given = model.prepare({"input_ids": input_ids, "attention_mask": attention_mask, **others}, procedure.program)
+    check_words(given, num_return_sequences)
     given = {name: value.repeat_interleave(num_return_sequences, 0) for name, value in given.items()}
-    check_padding(given.get("attention_mask"))
     guidance = procedure.guidance if guidance_scale is None else guidance_scale
     drawn = procedure.sample if do_sample is None else do_sample
     heat = procedure.temperature if temperature is None else temperature
@@ -71,6 +74,17 @@ def sample_image(
             mask = given["attention_mask"]
             given["attention_mask"] = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
     return codes
+
+
+def check_words(given: dict[str, Any], copies: int) -> None:
+    others = [name for name in given if name not in ("input_ids", "attention_mask")]
+    if others:
+        text = f"images are drawn from words alone, not from {', '.join(others)}"
+        raise DiagnosticError(Diagnostic(C.UNKNOWN_INPUT, text, fix=f"leave {others[0]} out"))
+    if not given["input_ids"].numel() or copies < 1:
+        text = f"there is nothing to draw: input_ids of shape {tuple(given['input_ids'].shape)}, {copies} images each"
+        raise DiagnosticError(Diagnostic(C.BAD_INPUT_VALUE, text))
+    check_padding(given.get("attention_mask"))
 
 
 def without_words(ids: Tensor, mask: Tensor | None, pad: int | str | None, model: str) -> Tensor:
