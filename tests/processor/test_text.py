@@ -231,6 +231,13 @@ def test_calls_that_make_no_sense(build: Any) -> None:
     assert code_of(build_processor(spec, {"<i>": 3}, {}), text="<i>", images=RED)[0] == "VG0713"
 
 
+@pytest.mark.parametrize("entry", [{"bos": 9}, {"eos": "<e>"}, {"pad": -1}, {"wrap": ["<e>", 1]}, {"place": {"<e>": 2}}])
+def test_ids_that_the_model_does_not_have(entry: dict[str, Any]) -> None:
+    table = {"x": {"type": "processor.image", "size": 8}, "t": {"type": "processor.text", **entry}}
+    assert code_of(build_processor, tables=table, tokens={"<e>": 9}, counts={}, vocab=9)[0] == "VG0715"
+    build_processor(table | {"t": {"type": "processor.text", **entry, "pad": 0}}, {"<e>": 9}, {}, vocab=10)
+
+
 def test_a_template_evaluates_nothing() -> None:
     assert fill("{a} {{a}} {b:03}", {"a": "{b}", "b": 7}) == "{b} {a} 007"
     assert fill("{a.__class__} {0} {a!r}", {"a": 1}) == "{a.__class__} {0} {a!r}"

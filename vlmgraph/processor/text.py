@@ -35,6 +35,17 @@ class TextEncoder:
         self.stop = tuple(dict.fromkeys(i for t in config.stop or (config.eos,) if (i := self.id(t)) is not None))
         self.wrap = None if config.wrap is None else tuple(self.id(t) for t in config.wrap)
 
+        self._within([*{self.bos, self.eos, self.pad, *(self.wrap or ()), *(slot.id for slot in self.slots)}])
+
+    def _within(self, ids: Sequence[int | None]) -> None:
+        """Raises VG0715 for an id that the entry would write and the model has no embedding for."""
+        size = self.tokenizer.size or 1 << 31
+        wrong = next((i for i in ids if i is not None and not 0 <= i < size), None)
+        if wrong is not None:
+            named = next((f"`{t}` is" for t, i in self.tokenizer.tokens.items() if i == wrong), "it writes the id")
+            fix = "give the token an id below that in [tokens]"
+            raise problem(problems.TOKEN, f"processor.{self.name}: {named} {wrong}, the model's vocabulary ends at {size - 1}", fix)
+
     def id(self, token: int | str | None) -> int | None:
         return self.tokenizer.tokens[token] if isinstance(token, str) else token
 
