@@ -99,6 +99,8 @@ def inherited(spec: Spec, wiring: Wiring, tables: Mapping[str, Any], name: str) 
     merged: dict[str, Any] = {}
     at: Any = name
     while isinstance(at, str):
+        if at not in chain and spec.lacks("programs", at):
+            return None
         if at in chain or not isinstance(tables.get(at), Mapping):
             text = "programs come from one another in a circle" if at in chain else f"there is no program {at!r}"
             wiring.found.add(Diagnostic(C.PROGRAM_FROM, text, spec.label(("programs", chain[-1], "from"), "named here")))
@@ -172,7 +174,7 @@ def read_stages(spec: Spec, wiring: Wiring, objectives: Mapping[str, Any]) -> di
         if isinstance(weights, list):
             weights = dict.fromkeys(weights, 1.0)
         for objective in weights if isinstance(weights, Mapping) and "objectives" in own else ():
-            if objective not in objectives:
+            if objective not in objectives and not spec.lacks("objectives", str(objective)):
                 near = difflib.get_close_matches(str(objective), list(objectives), 1)
                 wiring.found.add(
                     Diagnostic(
@@ -186,58 +188,17 @@ def read_stages(spec: Spec, wiring: Wiring, objectives: Mapping[str, Any]) -> di
         seen = [name]
         at: Any = after
         while isinstance(at, str) and at:
-            if at not in tables or at in seen:
-                text = (
-                    f"there is no stage {at!r}"
-                    if at not in tables
-                    else "stages come after one another in a circle: " + " -> ".join([*seen, at])
-                )
-                wiring.found.add(Diagnostic(C.STAGE_ORDER, text, spec.label((*path, "after"), "")))
+            if at not in seen and spec.lacks("stages", at):
                 break
-            seen.append(at)
-            at = tables[at].get("after", "") if isinstance(tables[at], Mapping) else ""
-        init = read_init(spec, wiring, own.get("init", {}), tables, path)
-        weights = {k: float(v) for k, v in weights.items() if isinstance(v, (int, float))} if isinstance(weights, Mapping) else {}
-        stages[name] = Stage(tuple(train), tuple(freeze), weights or dict.fromkeys(objectives, 1.0), init, str(after))
-    return stages
-    for name, own in tables.items():
-        if not isinstance(own, Mapping):
-            continue
-        path = ("stages", name)
-        train, freeze = listed(of_stage(tables, name, "train", ["all"])), listed(of_stage(tables, name, "freeze", []))
-        for key in ("train", "freeze"):
-            for i, address in enumerate(listed(own.get(key))):
-                check_address(spec, wiring, address, (*path, key, i) if isinstance(own.get(key), list) else (*path, key))
-        # a stage may only set weights: an average of other stages, a file
-        if ("train" in own and not train and not own.get("init")) or (freeze and "train" in own and set(train) <= set(freeze)):
-            other = spec.label((*path, "freeze"), "everything of it is frozen here")
-            text, at = f"stage {name!r} trains nothing", spec.label((*path, "train"), "trained")
-            wiring.found.add(Diagnostic(C.NOTHING_TRAINS, text, at, (other,) if other and train else ()))
-        weights = of_stage(tables, name, "objectives", {})
-        if isinstance(weights, list):
-            weights = dict.fromkeys(weights, 1.0)
-        for objective in weights if isinstance(weights, Mapping) and "objectives" in own else ():
-            if objective not in objectives:
-                near = difflib.get_close_matches(str(objective), list(objectives), 1)
-                wiring.found.add(
-                    Diagnostic(
-                        C.UNKNOWN_OBJECTIVE,
-                        f"stage {name!r} asks for objective {objective!r}, which is not declared",
-                        spec.label((*path, "objectives", objective), "", "key"),
-                        fix=f"did you mean {near[0]!r}?" if near else None,
-                    )
-                )
-        after = own.get("after", "")
-        seen = [name]
-        at: Any = after
-        while isinstance(at, str) and at:
             if at not in tables or at in seen:
                 text = (
                     f"there is no stage {at!r}"
                     if at not in tables
                     else "stages come after one another in a circle: " + " -> ".join([*seen, at])
                 )
-                wiring.found.add(Diagnostic(C.STAGE_ORDER, text, spec.label((*path, "after"), "")))
+                close = difflib.get_close_matches(at, list(tables), 1) if at not in tables else []
+                fix = f"did you mean {close[0]!r}?" if close else None
+                wiring.found.add(Diagnostic(C.STAGE_ORDER, text, spec.label((*path, "after"), ""), fix=fix))
                 break
             seen.append(at)
             at = tables[at].get("after", "") if isinstance(tables[at], Mapping) else ""

@@ -221,6 +221,8 @@ class _Inference:
             try:
                 self.unifier.equate(want, have)
             except Conflict as conflict:
+                if not good and shape.kind in ("image", "video") and i == len(dims) - 1:
+                    continue  # a picture too high and too wide is of the wrong size once
                 good = False
                 self.dim_report(node, port, value, type_, shape, i - len(dims), conflict)
             except DimError as error:
@@ -290,6 +292,13 @@ class _Inference:
             kind = "embedding" if type_.kind in ("tokens", "patches") else type_.kind
             made = replace(type_, kind=kind, dims=type_.dims[:at] + type_.dims[at + 1 :])
         else:
+            sizes = {str(dim) for given in self.graph.inputs.values() for dim in given.dims}
+            for bound in (node.options.get("start"), node.options.get("stop")):
+                if isinstance(bound, str) and bound not in sizes:
+                    note = f"dims of inputs: {', '.join(sorted(d for d in sizes if d.isidentifier())) or 'none'}"
+                    self.report(
+                        C.BAD_SLICE, f"[{bound}]: a slice is bounded by numbers and by dims of inputs", f"node:{node.id}", notes=(note,)
+                    )
             start, stop = Dim.of(node.options.get("start") or 0), node.options.get("stop")
             first = size + start if (start.constant or 0) < 0 else start
             last = size if stop is None else Dim.of(stop)
@@ -434,9 +443,9 @@ class _Inference:
         label = self.graph.labels.get(key)
         return replace(label, text=text) if label and text else label
 
-    def report(self, code: str, message: str, key: str, other: str = "", fix: str | None = None) -> None:
+    def report(self, code: str, message: str, key: str, other: str = "", fix: str | None = None, notes: tuple[str, ...] = ()) -> None:
         second = self.label(other, "the other party") if other else None
-        self.found.add(Diagnostic(code, message, self.label(key), (second,) if second else (), fix=fix))
+        self.found.add(Diagnostic(code, message, self.label(key), (second,) if second else (), notes, fix))
 
     def edge_report(self, code: str, node: Node, port: str, value: str, message: str, notes: tuple[str, ...] = ()) -> None:
         edge = self.label(f"edge:{node.id}.{port}") or self.label(f"node:{node.id}")
