@@ -162,18 +162,20 @@ def read_stages(spec: Spec, wiring: Wiring, objectives: Mapping[str, Any]) -> di
             continue
         path = ("stages", name)
         train, freeze = listed(of_stage(tables, name, "train", ["all"])), listed(of_stage(tables, name, "freeze", []))
+        # names of a stage over a variant are those of the variant; they are checked under it
+        elsewhere = "variant" in own and own["variant"] != spec.variant and (spec.stage or "").partition(":")[0] != name
         for key in ("train", "freeze"):
-            for i, address in enumerate(listed(own.get(key))):
+            for i, address in enumerate([] if elsewhere else listed(own.get(key))):
                 check_address(spec, wiring, address, (*path, key, i) if isinstance(own.get(key), list) else (*path, key))
         # a stage may only set weights: an average of other stages, a file
-        if ("train" in own and not train and not own.get("init")) or (freeze and "train" in own and set(train) <= set(freeze)):
+        if ("train" in own and not train and not own.get("init")) or (train and "train" in own and set(train) <= set(freeze)):
             other = spec.label((*path, "freeze"), "everything of it is frozen here")
             text, at = f"stage {name!r} trains nothing", spec.label((*path, "train"), "trained")
             wiring.found.add(Diagnostic(C.NOTHING_TRAINS, text, at, (other,) if other and train else ()))
         weights = of_stage(tables, name, "objectives", {})
         if isinstance(weights, list):
             weights = dict.fromkeys(weights, 1.0)
-        for objective in weights if isinstance(weights, Mapping) and "objectives" in own else ():
+        for objective in weights if isinstance(weights, Mapping) and "objectives" in own and not elsewhere else ():
             if objective not in objectives and not spec.lacks("objectives", str(objective)):
                 near = difflib.get_close_matches(str(objective), list(objectives), 1)
                 wiring.found.add(
