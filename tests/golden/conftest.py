@@ -98,18 +98,22 @@ class Vectors:
             state[name] = grads.setdefault(id(parameter), grad)
         return rules.save(state, account.dialect, account.keys)
 
-    def close(self, name: str, ours: Tensor, where: Tensor | None = None, factor: float = 1.0) -> None:
+    def close(self, name: str, ours: Tensor, where: Tensor | None = None, factor: float = 1.0, first: int | None = None) -> None:
         """Relative error (norm of the difference over the norm) of one recorded tensor within the vector's own tolerance.
 
-        `where` leaves out places that mean nothing (padding).
+        `where` leaves out places that mean nothing (padding); `first` is how many rows of the recorded tensor are meant.
         """
-        wanted = self.tensors[name]
+        wanted = self.tensors[name] if first is None else self.tensors[name][:first]
         assert ours.shape == wanted.shape, f"{name}: {tuple(ours.shape)}, recorded {tuple(wanted.shape)}"
         if where is not None:
             ours, wanted = ours[where], wanted[where]
         assert wanted.numel() and wanted.float().norm() > 0
         error = ((ours.double() - wanted.double()).norm() / wanted.double().norm()).item()
         assert error <= factor * self.tolerance, f"{name}: relative error {error:.1e}, allowed {factor * self.tolerance:.0e}"
+
+    def same(self, name: str, ours: Tensor) -> None:
+        """Integers and masks: no difference at all."""
+        assert torch.equal(ours.long(), self.tensors[name].long()), name
 
     def gradients_close(self, module: nn.Module, without: tuple[str, ...] = ()) -> None:
         """The recorded norms of gradients, those of parameters whose names begin with `without` apart."""
