@@ -9,10 +9,11 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 PROMPT = "What is in this photo?"
 
@@ -90,7 +91,7 @@ def reloaded(spec: str, folder: str) -> None:
 
 
 def seen(folder: str, *pictures: str) -> None:
-    """Another photo has to give other logits: an answer that ignores the picture is none."""
+    """Another photo has to give other numbers: an answer that ignores the picture is none."""
     import torch
 
     import vlmgraph
@@ -99,15 +100,22 @@ def seen(folder: str, *pictures: str) -> None:
     with step("python: the same question about another photo"):
         model = vlmgraph.load(folder)
         processor = model_processor(model.spec, model.graph, folder)
-        logits = []
-        for picture in pictures:
-            inputs = {key: torch.from_numpy(value) for key, value in processor.ask(PROMPT, images=picture).items()}
-            with torch.no_grad():
-                logits.append(model(**inputs)["logits"][0, -1])
-        moved = float((logits[0] - logits[1]).norm() / logits[0].norm())
-        if not moved > 1e-4:
-            raise Failed(f"the logits hardly depend on the photo: they move by {moved:.1e}")
-        print(f"{' and '.join(Path(p).name for p in pictures)}: the logits of the next token differ by {moved:.1%}")
+        given = [{k: torch.from_numpy(v) for k, v in processor.ask(PROMPT, images=p).items()} for p in pictures]
+        between = " and ".join(Path(p).name for p in pictures)
+        for what, program in (("outputs", model.main), ("visual features", "encode_image")):  # gates that start closed hide the second
+            inputs = model.programs[program].graph().inputs if program in model.programs else ()
+            made = [first(model.programs[program](**{k: v for k, v in one.items() if k in inputs})) for one in given if inputs]
+            moved = float((made[0] - made[1]).norm() / made[0].norm()) if made else 0.0
+            if moved > 1e-4:
+                print(f"{between}: the {what} differ by {moved:.1%}")
+                return
+        raise Failed(f"nothing in the model depends on the photo: its {what} move by {moved:.1e}")
+
+
+def first(outputs: Mapping[str, Any]) -> Any:
+    """The first output, for text that of its last token."""
+    value = next(iter(outputs.values())).detach()
+    return value[0, -1] if value.ndim == 3 else value
 
 
 def written(folder: str) -> str:
