@@ -7,8 +7,8 @@ import sys
 import pytest
 
 import vlmgraph
+from vlmgraph import plugins
 from vlmgraph.diagnostics import codes as C
-from vlmgraph.plugins import registry
 
 SOURCE = {
     "raises": "raise RuntimeError('no such driver')",
@@ -33,6 +33,13 @@ class Part(Connector, name='connector.fake'):
     ports = Ports(x=T.tokens['B', 'N', 'd'], returns=T.tokens['B', 'N', 'd'])
     def result(self, inputs):
         raise LookupError('of the plugin')
+""",
+    "zero": """
+from vlmgraph.components.base import Connector, Ports
+from vlmgraph.ir import types as T
+class Part(Connector, name='connector.fake'):
+    parts: int = 0
+    ports = Ports(x=T.tokens['B', 'N', 'd'], returns=T.tokens['B', 'N/parts', 'd'])
 """,
     "counts_fail": """
 from vlmgraph.components.base import Connector, Ports
@@ -78,7 +85,7 @@ def spec(tmp_path, monkeypatch):
             target = f"vlmgraph_fake_{name}:Part"
             (info / "entry_points.txt").write_text(f"[vlmgraph.components]\nconnector.fake = {target}\nloss.fake = {target}\n")
         monkeypatch.syspath_prepend(str(tmp_path))
-        registry.cache_clear()
+        forget()
         path = tmp_path / "spec.toml"
         path.write_text(SPEC)
         return path
@@ -86,7 +93,14 @@ def spec(tmp_path, monkeypatch):
     yield install
     for name in [name for name in sys.modules if name.startswith("vlmgraph_fake_")]:
         del sys.modules[name]
-    registry.cache_clear()
+    forget()
+
+
+def forget():
+    """What is installed is looked up anew."""
+    for found in vars(plugins).values():
+        if hasattr(found, "cache_clear"):
+            found.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -102,6 +116,7 @@ def spec(tmp_path, monkeypatch):
         ("no_ports", C.PLUGIN_FAULT, ["connector.fake"]),
         ("fails_later", C.PLUGIN_FAULT, ["connector.fake", "ZeroDivisionError", "of the plugin"]),
         ("result_fails", C.PLUGIN_FAULT, ["connector.fake", "LookupError", "of the plugin"]),
+        ("zero", C.BAD_DIMENSION, ["N / 0"]),
         ("counts_fail", C.PLUGIN_FAULT, ["connector.fake", "LookupError", "of the plugin"]),
     ],
 )

@@ -207,7 +207,7 @@ def mutate_values(data: dict[str, Any], rng: random.Random) -> None:
         other = rng.choice(found)
         holder[key] = copy.deepcopy(at(data, other))
     elif kind == 6 and isinstance(holder, dict):
-        holder[rng.choice([*FIELDS, *STRINGS, *holder, *data.get("components", {})])] = holder.pop(key)
+        holder[rng.choice([*FIELDS, *STRINGS, *holder, *names_of(data, "components")])] = holder.pop(key)
     elif kind == 7 and isinstance(holder, dict):
         holder[rng.choice(FIELDS)] = value(rng)
     elif kind == 8:
@@ -236,12 +236,16 @@ def mutate_values(data: dict[str, Any], rng: random.Random) -> None:
         data["components"][rng.choice(["extra", "llm", "vision", "a"])] = {"type": rng.choice(STRINGS[40:]), rng.choice(FIELDS): value(rng)}
 
 
+def names_of(data: dict[str, Any], section: str) -> list[str]:
+    table = data.get(section)
+    return list(table) if isinstance(table, dict) else []
+
+
 def edge(data: dict[str, Any], rng: random.Random) -> str:
     """An edge between names that are mostly there."""
     names: list[str] = []
     for section in ("components", "nodes", "inputs", "outputs"):
-        table = data.get(section)
-        names += list(table) if isinstance(table, dict) else []
+        names += names_of(data, section)
     tails = ["", "", "", ".x", ".out", ".mask", "[0]", "[1:]", "[-2:3]", ".hidden[-1]", ".ids", ".vision"]
     ends = [rng.choice(names or ["a"]) + rng.choice(tails) for _ in range(rng.randrange(1, 5))]
     if rng.random() < 0.2:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import vlmgraph
+from vlmgraph import api
 from vlmgraph.diagnostics import Diagnostic, codes
 from vlmgraph.diagnostics.render import FORMATS, render
 from vlmgraph.ir.graph import Graph
@@ -46,7 +47,7 @@ def outcome(source: Any, options: dict[str, Any]) -> tuple[list[Diagnostic], Gra
     with bounded():
         spec = vlmgraph.read_spec(source, **options)
         found = vlmgraph.check(spec)
-        graph = None if any(d.severity == "error" for d in found) else vlmgraph.api.elaborate(spec)
+        graph = None if any(d.severity == "error" for d in found) else api.elaborate(spec)
         if graph is not None:
             whole(graph)
         lines: dict[str, list[str]] = {}

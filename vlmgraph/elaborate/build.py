@@ -17,6 +17,7 @@ from .blocks import Use, expand_blocks, place_part, place_use, unfed_ports
 from .configs import Configs
 from .copies import open_copies, read_copies, shadow
 from .declare import read_objectives, read_programs, read_stages, read_ties
+from .ends import tokens_outside, unfed_outputs, unused_inputs
 from .names import Names, read_names
 from .procedures import read_procedures
 from .wiring import Scope, Wiring
@@ -82,20 +83,12 @@ def elaborate(spec: Spec, found: Collector | None = None) -> Graph | None:
         expect=table(data, "expect"),
         labels=wiring.labels,
     )
+    if not found.failed:
+        unused_inputs(spec, graph, found)
+        tokens_outside(spec, configs, found)
     if not main and not found.failed:
         found.add(Diagnostic(C.EMPTY_GRAPH, "the spec has no edges: there is nothing to compile", spec.label(("graph",), "", "key")))
     return ordered(graph, found)
-
-
-def unfed_outputs(spec: Spec, wiring: Wiring) -> None:
-    """Declared outputs that no edge ends in. What reads them has no value either, and is no finding of its own."""
-    for name in wiring.declared:
-        if name in wiring.aliases:
-            continue
-        wiring.aliases[name] = wiring.UNKNOWN
-        if not any(path[:1] == ("graph",) for path in spec.left_out):
-            at, fix = spec.label(("outputs", name), "", "key"), f'end an edge in it: "... -> {name}"'
-            wiring.found.add(Diagnostic(C.OUTPUT_NOT_FED, f"output {name!r} is fed by no edge", at, fix=fix))
 
 
 def places(spec: Spec, wiring: Wiring, tables: Mapping[str, Any]) -> None:
@@ -127,6 +120,7 @@ def read_types(spec: Spec, section: str, found: Collector) -> dict[str, Type]:
             types[name] = parse_type(text)
         except DimError as error:
             found.add(Diagnostic(C.BAD_TYPE, str(error), spec.label((section, name), "not a type")))
+            spec.left_out.add((section, name))
     return types
 
 

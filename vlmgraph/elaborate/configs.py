@@ -14,6 +14,7 @@ from ..diagnostics import codes as C
 from ..plugins import PluginError, registry
 from ..presets import PresetError, load_preset
 from ..spec import Spec
+from .fields import field_diagnostic
 from .sound import unsound
 
 Path = tuple[str | int, ...]
@@ -82,6 +83,10 @@ class Configs:
         fields = self.raw_fields(id)
         if fields is None:
             return None
+        for key in ("of", "like", "copy"):
+            other = self.scoped(single(table[key]), id) if key in table else ""
+            if other in self.tables and self.build(other) is None:
+                return None  # its fields are at fault there, and no second time here
         return self.validate(cls, {k: v for k, v in fields.items() if k in cls.model_fields or k in table}, path)
 
     def component_class(self, kind: Any, path: Path) -> type[Component] | None:
@@ -179,7 +184,7 @@ class Configs:
             return self.sound(cls(**self.with_ids(cls, fields, path)), path)
         except ValidationError as error:
             for finding in error.errors():
-                self.found.add(self.field_diagnostic(cls, finding, path))
+                self.found.add(field_diagnostic(self.spec, cls, finding, path))
         except TypeError as error:  # a field name that is not a string-keyed identifier
             self.found.add(Diagnostic(C.INVALID_FIELD, str(error), self.label(path, "", "key")))
         return None
@@ -205,32 +210,6 @@ class Configs:
             )
             return None
 
-    def field_diagnostic(self, cls: type[Component], finding: Any, path: Path) -> Diagnostic:
-        where = tuple(part for part in finding["loc"] if not (isinstance(part, str) and part.startswith(("function-", "literal["))))
-        full = (*path, *where)
-        if finding["type"] == "extra_forbidden":
-            import difflib
-
-            name = str(where[-1]) if where else ""
-            near = difflib.get_close_matches(name, list(cls.model_fields), 1) if len(where) == 1 else []
-            return Diagnostic(
-                C.UNKNOWN_FIELD,
-                f"{cls.kind} has no field {name!r}",
-                self.label(full, "unknown field", "key"),
-                notes=("fields: " + ", ".join(cls.model_fields),) if len(where) == 1 else (),
-                fix=f"did you mean {near[0]!r}?" if near else None,
-            )
-        message = finding["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-        name = ".".join(map(str, where)) or cls.kind
-        code = C.INVALID_FIELD
-        lowered = message.lower()
-        if "kv_heads" in lowered:
-            code = C.KV_HEADS_NOT_DIVIDING
-        elif "heads" in lowered and "divi" in lowered:
-            code = C.HEADS_NOT_DIVIDING
-        part = "value" if where else "key"
-        return Diagnostic(code, f"{name}: {message}", self.label(full, "here", part))
-
     def with_ids(self, cls: type[Component], fields: Mapping[str, Any], path: Path, at: Label | None = None) -> dict[str, Any]:
         """The fields with ids in the place of token names; `at` is their place where they have no path of their own."""
         values: dict[str, Any] = {}
@@ -250,6 +229,8 @@ class Configs:
             return value
         if value in self.tokens:
             return self.tokens[value]
+        if self.spec.lacks("tokens", value):
+            return 0
         import difflib
 
         near = difflib.get_close_matches(value, list(self.tokens), 1)

@@ -340,11 +340,15 @@ def read_ties(spec: Spec, wiring: Wiring) -> tuple[tuple[str, str], ...]:
 
 
 def shared_vocabulary(wiring: Wiring) -> list[tuple[str, str]]:
-    """A head `of` a decoder whose vocabulary is tied shares the table of the embedding `of` the same decoder."""
+    """A head `of` a decoder whose vocabulary is tied shares the table of the embedding `of` the same decoder, and its added rows."""
+    built = wiring.configs.built
     of = {id: table.get("of") for id, (table, _) in wiring.configs.tables.items()}
-    tables = {of[id]: id for id, config in wiring.configs.built.items() if config.kind == "text.embedding" and of.get(id)}
-    return [
-        (f"{id}.proj.weight", f"{tables[of[id]]}.tokens.weight")
-        for id, config in wiring.configs.built.items()
-        if config.role == "head" and getattr(config, "tie", False) and of.get(id) in tables
-    ]
+    tables = {of[id]: id for id, config in built.items() if config.kind == "text.embedding" and of.get(id)}
+    ties = []
+    for id, config in built.items():
+        if config.role == "head" and getattr(config, "tie", False) and of.get(id) in tables:
+            table = tables[of[id]]
+            ties.append((f"{id}.proj.weight", f"{table}.tokens.weight"))
+            if getattr(config, "added", 0) and getattr(built[table], "added", 0):
+                ties.append((f"{id}.added.weight", f"{table}.added.weight"))
+    return ties

@@ -290,7 +290,7 @@ class Wiring:
                 return name, end.path[length:]
         known = [
             n.removeprefix(scope.prefix)
-            for n in (*self.drafts, *self.blocks, *self.declared, *self.inputs, *scope.inputs)
+            for n in (*self.drafts, *self.blocks, *self.declared, *self.inputs, *scope.inputs, *self.broken)
             if n.startswith(scope.prefix)
         ]
         wanted = end.path[0]

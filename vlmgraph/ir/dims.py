@@ -187,7 +187,7 @@ def apply(op: str, left: Dim, right: Dim) -> Dim:
         return apply(_SWAPPED[op], right, left)
     a, b = left.constant, right.constant
     if op in ("/", "//", "%") and b == 0:
-        raise DimError(f"{left} {op} 0")
+        raise DimError(f"{left} {op} 0 divides by zero")
     if op == "/":
         if b is not None:
             if all(c % b == 0 for _, c in left.terms):
