@@ -204,15 +204,9 @@ def read_stages(spec: Spec, wiring: Wiring, objectives: Mapping[str, Any]) -> di
                 break
             seen.append(at)
             at = tables[at].get("after", "") if isinstance(tables[at], Mapping) else ""
-        for target, source in own.get("init", {}).items() if isinstance(own.get("init"), Mapping) else ():
-            check_address(spec, wiring, target, (*path, "init", target))
-            if isinstance(source, str) and source.partition(".")[0] in wiring.configs.tables:
-                check_address(spec, wiring, source, (*path, "init", target))
+        init = read_init(spec, wiring, own.get("init", {}), tables, path)
         weights = {k: float(v) for k, v in weights.items() if isinstance(v, (int, float))} if isinstance(weights, Mapping) else {}
-        init = own.get("init", {})
-        stages[name] = Stage(
-            tuple(train), tuple(freeze), weights or dict.fromkeys(objectives, 1.0), init if isinstance(init, Mapping) else {}, str(after)
-        )
+        stages[name] = Stage(tuple(train), tuple(freeze), weights or dict.fromkeys(objectives, 1.0), init, str(after))
     return stages
 
 

@@ -26,6 +26,7 @@ class LMHead(Head, name="head.lm"):
     soft_cap: float | None = Field(None, gt=0, description="bound c of c * tanh(logits / c)")
     ports = Ports(x=T.tokens["...", "width"], returns=T.logits["...", "vocab+added"])
     shares = ("width", "vocab", "tie", "logit_scale", "soft_cap")
+    parts = ("proj", "added")
     module = "vlmgraph.nn.heads:LMHead"
 
     def arguments(self) -> dict[str, Any]:
