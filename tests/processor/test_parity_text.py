@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers.models.janus.image_processing_pil_janus import JanusImageProce
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from vlmgraph import api, read_spec
+from vlmgraph.diagnostics import DiagnosticError
 from vlmgraph.processor import Processor
 from vlmgraph.processor.model import model_processor
 
@@ -140,6 +142,56 @@ def test_qwen2_vl(tmp_path: Path, pictures: list[PIL.Image.Image], monkeypatch: 
     wanted = reference(text=[published], images=pictures)
     got = ours.ask("What changed in the photo?", images=pictures)
     same(got, wanted, "input_ids", "attention_mask", "pixel_values", "image_grid_thw")
+
+
+LLAVA = (
+    "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'].upper() + ': '}}{% endif %}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}{{ content['text'] + ' '}}{% endfor %}"
+    "{{ eos_token if message['role'] == 'assistant' }}{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("place", ["chat_template.jinja", "chat_template.json", "tokenizer_config.json"])
+def test_a_folders_own_chat_template(place: str, tmp_path: Path, pictures: list[PIL.Image.Image]) -> None:
+    """The text is what transformers' `apply_chat_template` writes, and the ids are those of its processor."""
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": {"content": "</s>"}, "bos_token": "<s>"}))
+    (tmp_path / place).write_text(LLAVA if place.endswith("jinja") else json.dumps({"chat_template": LLAVA, "eos_token": "</s>"}))
+    names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "image_token": "<image>"}
+    ours, tokenizer = pair(tmp_path, "llava-1.5", names, start="<s>")
+    image = CLIPImageProcessorPil(size={"shortest_edge": 42}, crop_size=42)
+    reference = tf.LlavaProcessor(image, tokenizer, 14, "default", chat_template=LLAVA, num_additional_image_tokens=1)
+    talk = [
+        {"role": "user", "content": [{"type": "text", "text": "What is the <b>?"}, {"type": "image"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "A {cat}."}]},
+        {"role": "user", "content": [{"type": "text", "text": "Sure?"}]},
+    ]
+    text = reference.apply_chat_template(talk, add_generation_prompt=True)
+    assert ours.apply_chat(talk) == text and "A {cat}. </s>" in text and text.endswith("ASSISTANT:")
+    same(ours(messages=talk, images=pictures[:1]), reference(text=[text], images=pictures[:1]), "input_ids", "attention_mask")
+    asked = reference.apply_chat_template(
+        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Why?"}]}], add_generation_prompt=True
+    )
+    same(ours.ask("Why?", images=pictures[0]), reference(text=[asked], images=pictures[:1]), "input_ids")
+    labels = ours(messages=talk[:2], images=pictures[:1], train=True)["labels"]  # training keeps the spec's roles
+    assert ours.decode(labels[labels != -100]) == "A {cat}."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{% for", "{{ raise_exception('no system message') }}", "{{ messages.__class__.__mro__[1].__subclasses__() }}", "{{ 1 / 0 }}",
+        "{{ messages.append(1) }}", "{% for i in range(10 ** 9) %}x{% endfor %}", "{{ ''.join.__globals__['x'] }}",
+        "{% include '/etc/passwd' %}",
+    ],
+)  # fmt: skip
+def test_templates_that_fail_or_reach_out(text: str, tmp_path: Path) -> None:
+    """A checkpoint's template is not trusted: what it may not do is a finding, and nothing comes of it."""
+    (tmp_path / "chat_template.jinja").write_text(text)
+    spec = read_spec("llava-1.5", size="tiny")
+    with pytest.raises(DiagnosticError, match="VG0712") as caught:
+        model_processor(spec, api.elaborate(spec), tmp_path).apply_chat([{"role": "user", "content": "x"}])
+    assert "chat_template.jinja" in str(caught.value) and caught.value.diagnostics[0].fix
 
 
 def test_clip(tmp_path: Path, pictures: list[PIL.Image.Image]) -> None:

@@ -27,7 +27,7 @@ Unit = Annotated[float, Field(allow_inf_nan=False)]
 class Stats(BaseModel):
     """Mean and standard deviation by channel, in units of the rescaled pixel."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
     mean: tuple[Unit, Unit, Unit]
     std: tuple[Rate, Rate, Rate]
 
@@ -170,7 +170,7 @@ class Frames(Native, name="processor.frames"):
 class Place(BaseModel):
     """What a placeholder expands to: as many copies as `node` has tokens for that picture, or a fixed number."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
     node: str | Positive
     of: str | None = None
     """The input whose pictures the placeholder stands for; needed where there are several."""

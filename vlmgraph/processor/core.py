@@ -27,6 +27,8 @@ from .tokenizer import find_tokenizer
 if TYPE_CHECKING:
     import PIL.Image
 
+    from .jinja import ChatTemplate
+
 Counts = Mapping[str, int] | Callable[[str, Mapping[str, np.ndarray]], "int | Sequence[int]"]
 """Tokens that a node makes of a picture: fixed, or one number for each picture of these inputs, in their order."""
 
@@ -36,6 +38,8 @@ class Processor:
 
     def __init__(self, entries: Entries, encoders: Mapping[str, TextEncoder], counts: Counts, notes: Sequence[Diagnostic]) -> None:
         self.entries, self.encoders, self.counts, self.notes = entries, dict(encoders), counts, tuple(notes)
+        self.template: ChatTemplate | None = None
+        """What writes conversations in place of the spec's roles; set where the model's folder has a template of its own."""
         self.codecs = {name: BoxCodec(config) for name, config in entries.codecs.items()}
 
     def __call__(
@@ -210,7 +214,19 @@ class Processor:
         encoder = self.encoders[entry]
         if not isinstance(encoder.config, Chat):
             raise problem(problems.CALL, f"`{entry}` takes text, not messages", "give text=, or use a prompt of the spec")
+        if self.template is not None and generate:  # for training it does not say which stretches are answers
+            return Written(self.template(self._plain(messages), generate))
         return chat.conversation(encoder.config, messages, self._media_texts(encoder), generate)
+
+    def _plain(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
+        """Messages with pictures as `image` and `video`, whichever input they are for."""
+        kinds = {name: "video" if isinstance(config, Frames) else "image" for name, config in self.entries.media.items()}
+        said = []
+        for message in messages:
+            items = message.get("content", "")
+            parts = [{"type": "text", "text": items}] if isinstance(items, str) else items
+            said.append({**message, "content": [{**part, "type": kinds.get(str(part.get("type")), part.get("type"))} for part in parts]})
+        return said
 
     def _conversations(self, entry: str, messages: Any, train: bool) -> list[Written]:
         several = messages if messages and isinstance(messages[0], (list, tuple)) else [messages]

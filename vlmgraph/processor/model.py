@@ -28,7 +28,7 @@ TEXT_TYPES = ("processor.text", "processor.chat")
 
 
 def model_processor(spec: Spec, graph: Graph, folder: str | Path | None = None) -> Processor:
-    """The processor of a compiled model; `folder` is where it was loaded from (tokenizer.json, preprocessor_config.json).
+    """The processor of a compiled model; `folder` is where it was loaded from: tokenizer, configuration, chat template.
 
     Raises DiagnosticError with every fault of the tables or the files.
     """
@@ -46,10 +46,15 @@ def model_processor(spec: Spec, graph: Graph, folder: str | Path | None = None) 
         label = spec.label(("processor", *path))
         return label.span if label else None
 
-    return build_processor(
+    made = build_processor(
         tables, tokens, token_counts(graph), inputs=graph.inputs, outputs=graph.outputs, nodes=graph.types(),
         vocab=vocabulary, folder=place, locate=locate,
     )  # fmt: skip
+    if place is not None:
+        from .jinja import find_template
+
+        made.template = find_template(place)
+    return made
 
 
 def vocabulary_size(graph: Graph, name: str) -> int | None:
