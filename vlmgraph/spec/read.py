@@ -103,7 +103,7 @@ def read_spec(
         variant = variant or named or None
     tree, name, file = reader.open(source)
     found = reader.found
-    broken = found.failed
+    broken = reader.broken
     sizes, variants = tree.get("sizes"), tree.get("variants")
     if not broken:
         for kind, chosen in (("variants", variant), ("sizes", size)):
@@ -116,9 +116,11 @@ def read_spec(
     spec = Spec(merged, name, file, size, variant, stage, found.found)
     spec.sizes = sizes.plain() if sizes is not None and sizes.table else {}
     spec.variants = variants.plain() if variants is not None and variants.table else {}
-    if not broken:
+    if tree.table or not broken:
         spec.model = validate(spec, found)
         validate_overlay(tree, found)
+    if broken:  # a part of a spec: to miss the rest in it is no finding
+        spec.leave_out({(key,) for key in spec.data})
     return spec
 
 
@@ -144,6 +146,8 @@ class _Reader:
     search: list[Path]
     gone: set[Keys] = field(default_factory=set)
     """What variants have removed: a size does not bring it back."""
+    broken: bool = False
+    """Whether a file could not be read, so that what is there is not the whole spec."""
 
     # ---- files
 
@@ -154,7 +158,7 @@ class _Reader:
             try:
                 tree = from_plain({"vlmgraph": 1, **source}, Origin("spec"))
             except ValueError as error:
-                self.found.add(Diagnostic(C.WRONG_VALUE, str(error)))
+                self.fail(Diagnostic(C.WRONG_VALUE, str(error)))
                 return empty, "spec", None
             name = tree.text("model", "name") or "spec"
             return self.extended(tree, [], None), name, None
@@ -165,9 +169,14 @@ class _Reader:
             if isinstance(path, Diagnostic) and Path(source).is_file():
                 path = Path(source)
         if isinstance(path, Diagnostic):
-            self.found.add(path)
+            self.fail(path)
             return empty, str(source), None
         return self.file(path, [], None) or empty, path.stem, str(path)
+
+    def fail(self, diagnostic: Diagnostic) -> None:
+        """Report why a file, or the rest of a spec, is not there."""
+        self.broken = True
+        self.found.add(diagnostic)
 
     def file(self, path: Path, chain: list[Path], at: Label | None) -> Tree | None:
         """A file's values over those of the spec that it extends. None when it cannot be read."""
@@ -177,7 +186,7 @@ class _Reader:
         document = read_toml(text, str(path))
         if document.diagnostics:
             for diagnostic in document.diagnostics:
-                self.found.add(diagnostic)
+                self.fail(diagnostic)
             return None
         return self.extended(self.meant(from_document(document)), [*chain, path], path)
 
@@ -204,15 +213,15 @@ class _Reader:
             status = path.stat()
             if not stat.S_ISREG(status.st_mode):  # a pipe or device might never end
                 what = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
-                self.found.add(Diagnostic(C.NOT_FOUND, f"cannot read {path}: it is {what}", at))
+                self.fail(Diagnostic(C.NOT_FOUND, f"cannot read {path}: it is {what}", at))
                 return None
             if status.st_size > MAX_BYTES:
-                self.found.add(Diagnostic(C.BAD_TOML, f"{path} has more than {MAX_BYTES:,} bytes: this is not a spec", at))
+                self.fail(Diagnostic(C.BAD_TOML, f"{path} has more than {MAX_BYTES:,} bytes: this is not a spec", at))
                 return None
             raw = path.read_bytes()
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            self.found.add(Diagnostic(C.NOT_FOUND, f"cannot read {path}: {reason}", at))
+            self.fail(Diagnostic(C.NOT_FOUND, f"cannot read {path}: {reason}", at))
             return None
         try:
             return raw.decode("utf-8")
@@ -220,7 +229,7 @@ class _Reader:
             before = raw[: error.start].decode("utf-8")
             line, column = before.count("\n") + 1, len(before.rpartition("\n")[2]) + 1
             place = Label(Span(str(path), line, column, line, column + 1), f"byte 0x{raw[error.start]:02x}")
-            self.found.add(Diagnostic(C.NOT_TEXT, f"{path.name} is not UTF-8 text", place, fix="save the file as UTF-8"))
+            self.fail(Diagnostic(C.NOT_TEXT, f"{path.name} is not UTF-8 text", place, fix="save the file as UTF-8"))
             return None
 
     def extended(self, tree: Tree, chain: list[Path], path: Path | None) -> Tree:
@@ -232,17 +241,17 @@ class _Reader:
         own = Tree({key: value for key, value in tree.table.items() if key != "extends"}, tree.origin)
         name, _, variant = extends.value.partition(":")
         if len(chain) > MAX_EXTENDS:
-            self.found.add(Diagnostic(C.BAD_EXTENDS, f"more than {MAX_EXTENDS} specs extend one another", at))
+            self.fail(Diagnostic(C.BAD_EXTENDS, f"more than {MAX_EXTENDS} specs extend one another", at))
             return own
         siblings = [path.parent] if path is not None else []
         target = locate.find(name, [*siblings, *self.search], at, C.BAD_EXTENDS)
         if isinstance(target, Diagnostic):
-            self.found.add(target)
+            self.fail(target)
             return own
         if any(_same(target, other) for other in chain):
             circle = " -> ".join([*(p.stem for p in chain), target.stem])
             text = "the spec extends itself" if _same(target, chain[-1]) else f"these specs extend one another in a circle: {circle}"
-            self.found.add(Diagnostic(C.EXTENDS_CYCLE, text, at, fix="extend another spec, or copy what is needed"))
+            self.fail(Diagnostic(C.EXTENDS_CYCLE, text, at, fix="extend another spec, or copy what is needed"))
             return own
         base = self.file(target, chain, at)
         if base is None:
