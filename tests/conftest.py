@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
@@ -18,3 +22,42 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture
 def update(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--update"))
+
+
+Install = Callable[..., Path]
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Install a plugin made for the test as pip leaves one: its files and a dist-info with entry points, in a folder on the path."""
+    from vlmgraph import plugins
+
+    def forget() -> None:
+        importlib.invalidate_caches()
+        for name in ("registry", "installed"):
+            getattr(plugins, name).cache_clear()
+
+    before = set(sys.modules)
+    made: list[str] = []
+
+    def install(name: str, points: Mapping[str, Mapping[str, str]], files: Mapping[str, str] | None = None) -> Path:
+        folder = tmp_path / f"site-{name}"
+        for path, text in (files or {}).items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(text, encoding="utf-8")
+            made.append(path.partition("/")[0].removesuffix(".py"))
+        info = folder / f"{name.replace('-', '_')}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n", encoding="utf-8")
+        lines = [line for group, own in points.items() for line in (f"[{group}]", *(f"{k} = {v}" for k, v in own.items()))]
+        (info / "entry_points.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        monkeypatch.syspath_prepend(str(folder))
+        forget()
+        return folder
+
+    yield install
+    monkeypatch.undo()
+    for name in set(sys.modules) - before:
+        if name.partition(".")[0] in made:
+            del sys.modules[name]
+    forget()

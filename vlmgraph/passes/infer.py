@@ -293,12 +293,13 @@ class _Inference:
             made = replace(type_, kind=kind, dims=type_.dims[:at] + type_.dims[at + 1 :])
         else:
             sizes = {str(dim) for given in self.graph.inputs.values() for dim in given.dims}
-            for bound in (node.options.get("start"), node.options.get("stop")):
-                if isinstance(bound, str) and bound not in sizes:
-                    note = f"dims of inputs: {', '.join(sorted(d for d in sizes if d.isidentifier())) or 'none'}"
-                    self.report(
-                        C.BAD_SLICE, f"[{bound}]: a slice is bounded by numbers and by dims of inputs", f"node:{node.id}", notes=(note,)
-                    )
+            unknown = [b for b in (node.options.get("start"), node.options.get("stop")) if isinstance(b, str) and b not in sizes]
+            if unknown:
+                note = f"dims of inputs: {', '.join(sorted(d for d in sizes if d.isidentifier())) or 'none'}"
+                text = f"[{unknown[0]}]: a slice is bounded by numbers and by dims of inputs"
+                self.report(C.BAD_SLICE, text, f"node:{node.id}", notes=(note,))
+                self.unknown.add(node.id)
+                return
             start, stop = Dim.of(node.options.get("start") or 0), node.options.get("stop")
             first = size + start if (start.constant or 0) < 0 else start
             last = size if stop is None else Dim.of(stop)

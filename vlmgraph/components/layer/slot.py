@@ -26,6 +26,8 @@ def read_layer(value: Any, family: str, default: str = "", number: str = "") -> 
         wanted = f'a type such as "{default}", a table with a type' + (f", or a number ({number})" if number else "")
         raise ValueError(f"{value!r} is not {wanted}")
     kind = value.get("type", default)
+    if kind == "none" and f"{family}.none" in registry().points:
+        kind = f"{family}.none"
     if not isinstance(kind, str) or not kind:
         raise ValueError("the table needs a `type`")
     try:
