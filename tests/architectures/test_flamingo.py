@@ -293,19 +293,17 @@ def test_activations() -> None:
 # ---- one image at a time (section 3.1.3)
 
 
-def cross_outputs(pixels: Tensor, ids: Tensor, layer: str = "1") -> Tensor:
-    """What the first gated layer's cross-attention adds, behind its mask and gate, [T, d]."""
+def cross_outputs(pixels: Tensor, ids: Tensor) -> Tensor:
+    """What the first gated layer's cross-attention adds to the stream, [1, T, d]."""
     model = lively("flamingo")
-    block, taken = model.llm.inserts["xattn"][layer], []
-    handle = block.gates["cross"].register_forward_hook(lambda *a: taken.append(a[2]))
+    norms, seen = model.llm.inserts["xattn"]["1"].norms, []
+    handles = [norms[name].register_forward_pre_hook(lambda _, args: seen.append(args[0])) for name in ("cross", "mlp")]
     try:
-        with torch.no_grad():
-            media = model.programs["encode_image"](pixel_values=pixels)["resampler"]
-            allowed = model.xmask(media=media, ids=ids)["out"]
-            model.llm(model.embed(ids), media=media.flatten(1, 2), media_mask=allowed)
+        logits(pixels, ids)
     finally:
-        handle.remove()
-    return taken[0] * allowed.any(-1, keepdim=True)
+        for handle in handles:
+            handle.remove()
+    return seen[1] - seen[0]
 
 
 def test_a_token_sees_the_last_image_alone() -> None:
