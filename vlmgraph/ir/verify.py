@@ -39,7 +39,7 @@ def structure(graph: Graph) -> Iterator[Problem]:
             if source not in made:
                 yield f"node:{node.id}", f"{node.id} reads %{source}, which nothing before it makes"
         for value, _ in node.values():
-            if value in made and node.id not in (made[value], value):
+            if value in made and made[value] != node.id:
                 yield f"node:{node.id}", f"{node.id} makes %{value}, which {made[value]} makes already"
             made[value] = node.id
     yield from names(graph, made)
