@@ -63,10 +63,19 @@ class Registry:
 
 
 @cache
+def installed() -> Any:
+    """All entry points: the installed distributions are gone through once."""
+    return entry_points()
+
+
+@cache
 def registry(group: str = "vlmgraph.components") -> Registry:
     points: dict[str, dict[tuple[str, str], EntryPoint]] = {}
-    for point in entry_points(group=group):
-        owner = point.dist.name if point.dist else "?"
+    owners: dict[int, str] = {}  # a distribution parses its metadata each time it is asked for its name
+    for point in installed().select(group=group):
+        if id(point.dist) not in owners:
+            owners[id(point.dist)] = point.dist.name if point.dist else "?"
+        owner = owners[id(point.dist)]
         # an editable install can be listed twice under two paths; the same owner and value is one plugin
         points.setdefault(point.name, {})[(owner, point.value)] = point
     return Registry(group, {name: tuple(found.values()) for name, found in points.items()})

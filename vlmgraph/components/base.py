@@ -59,7 +59,8 @@ class Named(type(BaseModel)):  # type: ignore[misc]
 class Config(BaseModel, metaclass=Named):
     """The fields of a component or layer. Unknown keys are errors; instances are immutable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+    # a spec uses a few of the kinds that a module declares: validators are made at the first instance
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=(), defer_build=True)
 
     kind: ClassVar[str] = ""
     api: ClassVar[int] = API_VERSION

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ..components.base import Component
 from ..diagnostics import Diagnostic, DiagnosticError
@@ -13,9 +14,27 @@ from ..diagnostics import codes as C
 from ..ir.graph import Graph
 
 
+class Unfilled(TorchFunctionMode):
+    """First values are not drawn where there is no storage for them: for its meta tensors torch would import its decompositions,
+    which takes as long as torch itself. `allocate` draws them."""
+
+    FILLS = frozenset(
+        {getattr(nn.init, name) for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")}
+        | {Tensor.uniform_, Tensor.normal_, Tensor.zero_, Tensor.fill_}
+    )
+
+    def __torch_function__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        given = kwargs or {}
+        if function in self.FILLS:
+            target = args[0] if args else given.get("tensor")
+            if isinstance(target, Tensor) and target.is_meta:
+                return target
+        return function(*args, **given)
+
+
 def build_modules(graph: Graph, root: nn.Module) -> None:
     """Put the module of every component under `root` at the component's id, on the meta device."""
-    with torch.device("meta"):
+    with torch.device("meta"), Unfilled():
         for id, config in graph.components.items():
             place(root, id, build_one(graph, id, config))
     tie_parameters(graph, root)

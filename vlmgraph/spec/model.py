@@ -18,13 +18,14 @@ Open = dict[str, Any]
 class Strict(BaseModel):
     """A table in which an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), populate_by_name=True)
+    # the whole is built at its first use, and its tables with it: not each by itself before
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), populate_by_name=True, defer_build=True)
 
 
 class Extensible(BaseModel):
     """A table whose other keys are checked by whoever knows its type."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=(), populate_by_name=True)
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=(), populate_by_name=True, defer_build=True)
 
 
 def _wrong(text: str) -> PydanticCustomError:

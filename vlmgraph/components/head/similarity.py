@@ -15,7 +15,7 @@ from ..base import Head, Ports
 class Scale(BaseModel):
     """The factor on the products."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     init: float = Field(1.0, gt=0, description="first value, of the divisor with `divide`")
     max: float | None = Field(None, gt=0, description="bound that it is held at")
