@@ -59,7 +59,7 @@ def read_toml(text: str, file: str) -> Document:
     try:
         document.data = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, ValueError) as error:  # int() raises a plain ValueError for thousands of digits
-        document.diagnostics.append(_syntax(str(error), text, file, scanner.twice))
+        document.diagnostics.append(_syntax(str(error), text, file, scanner))
     return document
 
 
@@ -72,8 +72,17 @@ _DUPLICATE = re.compile(r"overwrite|twice|Cannot (?:declare|mutate|redefine)|Dup
 _DIGITS = re.compile(r"[0-9_]{4301,}")
 
 
-def _syntax(message: str, text: str, file: str, twice: tuple[Span, Span] | None) -> Diagnostic:
+def _syntax(message: str, text: str, file: str, scanner: _Scanner) -> Diagnostic:
     """The parser's message at its place; a key that stands twice is shown at both."""
+    twice = scanner.twice
+    if scanner.reopened is not None and twice is None and _DUPLICATE.search(message):
+        return _bad(
+            "not TOML: a table in braces, or a list, is whole as it is written",
+            scanner.reopened[0],
+            said="this would add to it",
+            other=Label(scanner.reopened[1], "it ends here"),
+            fix="write the key inside the braces, or the table under a header of its own",
+        )
     if twice is not None and _DUPLICATE.search(message):
         return _bad(
             "not TOML: a key or table is defined twice",
@@ -126,6 +135,9 @@ class _Scanner:
         self.defined: dict[Path, Span] = {}
         self.twice: tuple[Span, Span] | None = None
         """The first key or table that is defined a second time, and where it was first."""
+        self.closed: dict[Path, Span] = {}
+        self.reopened: tuple[Span, Span] | None = None
+        """The first key that adds to what was written in one piece, and that piece."""
 
     def scan(self) -> None:
         """Fill `spans` up to the end, or to what is not TOML: the parser reports that. Raises _TooDeep."""
@@ -149,6 +161,11 @@ class _Scanner:
         first = self.defined.setdefault(path, place)
         if first is not place and self.twice is None:
             self.twice = (place, first)
+
+    def reach(self, path: Path, place: Span) -> None:
+        for n in range(1, len(path)):
+            if path[:n] in self.closed and self.reopened is None:
+                self.reopened = (place, self.closed[path[:n]])
 
     def peek(self, n: int = 1) -> str:
         return self.text[self.at : self.at + n]
@@ -175,6 +192,7 @@ class _Scanner:
         self.expect("]]" if many else "]")
         where = self.span(start, self.at)
         path: Path = ()
+        self.reach((*(key for key, _ in keys), ""), keys[-1][1])
         for i, (key, place) in enumerate(keys):
             path = (*path, key)
             last = i == len(keys) - 1
@@ -222,9 +240,14 @@ class _Scanner:
             path = (*path, key)
         if len(path) > MAX_DEPTH:
             raise _TooDeep(keys[-1][1])
+        if depth == 0:
+            self.reach(path, keys[-1][1])
         self.define(path, keys[-1][1])
+        opening = self.peek()
         self.value(path, depth)
         where = self.span(start, self.at)
+        if opening in ("{", "["):
+            self.closed[path] = where
         inner = table
         for key, place in keys:
             inner = (*inner, key)
