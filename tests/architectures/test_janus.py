@@ -475,7 +475,7 @@ def test_an_image_end_to_end(model: CompiledModel, processor: Processor) -> None
     """Prompt → 16 codes → pixels → a picture: clip((x + 1) / 2 * 255)."""
     text = processor.prompt("generate_image", prompt="a red fox")
     assert text == "<|User|>: a red fox\n\n<|Assistant|>:<begin_of_image>"
-    inputs = {k: torch.from_numpy(v) for k, v in processor(text=text).items()}
+    inputs = processor(text=text)
     assert inputs["input_ids"][0, 0] == BOS and inputs["input_ids"][0, -1] == BOI
     codes = model.generate(**inputs, **GREEDY)
     pixels = model.generate_image(**inputs, do_sample=False)

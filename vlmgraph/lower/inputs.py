@@ -16,10 +16,11 @@ from ..ir.types import INTEGER_KINDS, Type
 from ..passes.slice import ProgramGraph
 
 
-def prepared(inputs: Mapping[str, Any], types: Mapping[str, Type], model: str, dtype: torch.dtype) -> dict[str, Any]:
-    """The inputs that are given (not None), floating ones in `dtype`.
+def prepared(inputs: Mapping[str, Any], types: Mapping[str, Type], model: str, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    """The inputs that are given (not None), floating ones in `dtype`; numpy arrays, which a processor gives, as tensors on `device`.
 
-    Raises DiagnosticError for an unknown name, a wrong rank, size or dtype, and for two inputs that disagree about a dim.
+    Raises DiagnosticError for an unknown name, for what is no tensor, a wrong rank, size or dtype, and for two inputs that disagree
+    about a dim.
     """
     sizes: dict[str, tuple[int, str]] = {}
     ready: dict[str, Any] = {}
@@ -28,11 +29,15 @@ def prepared(inputs: Mapping[str, Any], types: Mapping[str, Type], model: str, d
             continue
         if name not in types:
             raise DiagnosticError(unknown(name, types, model))
-        if isinstance(value, Tensor):
-            check_shape(name, value, types[name], sizes)
-            check_dtype(name, value, types[name])
-            if value.is_floating_point() and types[name].kind != "mask" and value.dtype != dtype:
-                value = value.to(dtype)
+        if hasattr(value, "__array_interface__"):
+            value = torch.as_tensor(value, device=device)
+        if not isinstance(value, Tensor):
+            text = f"{name} is a {type(value).__name__}, but is declared {types[name]}"
+            raise DiagnosticError(Diagnostic(C.BAD_INPUT_DTYPE, text, fix="give a tensor: torch.as_tensor(...)"))
+        check_shape(name, value, types[name], sizes)
+        check_dtype(name, value, types[name])
+        if value.is_floating_point() and types[name].kind != "mask" and value.dtype != dtype:
+            value = value.to(dtype)
         ready[name] = value
     return ready
 

@@ -120,11 +120,11 @@ class CompiledModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next(self.parameters()).device
+        return next((p.device for p in self.parameters()), torch.device("cpu"))  # a model of ops alone has no parameters
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(p for p in self.parameters() if p.is_floating_point()).dtype
+        return next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.float32)
 
     @property
     def main(self) -> str:
@@ -144,7 +144,7 @@ class CompiledModel(nn.Module):
 
     def prepare(self, inputs: Mapping[str, Any], program: str) -> dict[str, Any]:
         """Inputs checked against their declared types and moved to the model's dtype. Raises DiagnosticError."""
-        return prepared(inputs, self.accepted(program), self.graph.name, self.dtype)
+        return prepared(inputs, self.accepted(program), self.graph.name, self.dtype, self.device)
 
     def accepted(self, program: str) -> dict[str, Type]:
         """What may be given: the graph's inputs (of an objective as its loss takes them) and the values a program is cut at."""
