@@ -143,10 +143,8 @@ def test_a_new_edge_into_a_fan_out_takes_only_its_port(folder):
 def test_removing_a_component_removes_its_edges_and_joins_their_ends(folder):
     spec = read(folder, "components.proj = { remove = true }")
     assert "proj" not in spec.data["components"] and edges(spec)[0] == "image -> vision[1:] -> splice.vision"
-    spec = read(
-        folder,
-        "components.vision = { remove = true }\ncomponents.proj = { remove = true }\ninputs.image = { remove = true }\nstages.one = { remove = true }",
-    )
+    text = "components = { vision = { remove = true }, proj = { remove = true } }\ninputs.image = { remove = true }\n"
+    spec = read(folder, text + 'stages = { one = { remove = true }, two = { after = "" } }')
     assert not [edge for edge in edges(spec) if "vision" in edge or "image" in edge] and vlmgraph.check(spec) == []
 
 

@@ -131,3 +131,11 @@ def test_values_and_places_agree_on_arrays_of_tables_inside_arrays_of_tables():
         for key in path:
             value = value[key]
         assert f"c = {value}" == text.split("\n")[line - 1]
+
+
+@pytest.mark.parametrize("later", ["a.b.d = 2", "[a.b.d]\ne = 1", "a.l.d = 2"])
+def test_what_is_written_in_one_piece_cannot_be_added_to(later):
+    document = read_toml("a = { b = { c = 1 }, l = [1] }\n" + later, "a.toml")
+    (found,) = document.diagnostics
+    assert "in one piece" in found.message or "whole" in found.message
+    assert found.primary.span.line == 2 and found.secondary[0].span.line == 1 and found.fix
