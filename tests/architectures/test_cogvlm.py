@@ -518,13 +518,16 @@ def test_resolution_of_the_stages(stage: str, tokens: int) -> None:
 def test_the_image_follows_the_start_token(model) -> None:
     """[BOS][boi][patches][eoi][text] without a tag in the text; resized to a square whatever its shape, CLIP's statistics."""
     own = processor("cogvlm")
-    picture = PIL.Image.fromarray(np.stack([np.full((20, 60), c, np.uint8) for c in (10, 120, 250)], -1))
+    stripes = np.zeros((20, 120, 3), np.uint8)
+    stripes[:, :60], stripes[:, 60:] = (10, 120, 250), (240, 30, 60)
+    picture = PIL.Image.fromarray(stripes)
     given = own.ask("What?", images=picture)
     row = given["input_ids"][0].tolist()
     assert row[0] == 1 and row[1 : 1 + N] == [IMAGE] * N and IMAGE not in row[1 + N :]
     mean, std = np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711])
-    wanted = (np.array([10, 120, 250]) / 255 - mean) / std
-    np.testing.assert_allclose(given["pixel_values"][0], np.broadcast_to(wanted[:, None, None], (3, 42, 42)), atol=1e-5)
+    for columns, colour in ((slice(0, 19), (10, 120, 250)), (slice(23, 42), (240, 30, 60))):  # nothing is cut off, nothing added
+        wanted = (np.array(colour) / 255 - mean) / std
+        np.testing.assert_allclose(given["pixel_values"][0, :, :, columns], np.broadcast_to(wanted[:, None, None], (3, 42, 19)), atol=1e-5)
     with torch.no_grad():
         assert model(**{k: torch.from_numpy(v) for k, v in given.items()})["logits"].shape == (1, len(row), 320)
 
