@@ -15,6 +15,7 @@ from .ir import Class, Constant, Function, Import, Method
 from .plans import Plan
 from .source import Key, bound, definition, parsed, refer
 from .statements import block, docstring, function
+from .values import Special
 
 Target = Plan | Import | tuple
 
@@ -38,8 +39,8 @@ class Names:
 class Assembler:
     """Collects definitions, each behind what it needs."""
 
-    def __init__(self, plans: list[Plan]) -> None:
-        self.plans = plans
+    def __init__(self, plans: list[Plan], special: dict[Key, Any]) -> None:
+        self.plans, self.special = plans, special
         self.of_class: dict[type, list[Plan]] = {}
         for plan in plans:
             self.of_class.setdefault(plan.cls, []).append(plan)
@@ -63,6 +64,9 @@ class Assembler:
             if target.code.base is not nn.Module:
                 self.scan([torch_class(target.code.base)])
             self.trees[target] = trees
+        elif isinstance(target, Special):
+            self.scan([self.special[target.key]])
+            self.trees[target] = self.special[target.key]
         else:
             own = self.classes(target)
             if own is not None:
@@ -99,7 +103,8 @@ class Assembler:
                 target.name = names.give(target, target.name)
         for target in self.order:
             if not isinstance(target, Plan):
-                names.give(target, target[1], f"{target[0].rpartition('.')[2]}_{target[1]}")
+                key = target.key if isinstance(target, Special) else target
+                names.give(target, key[1], f"{key[0].rpartition('.')[2]}_{key[1]}")
         for target in self.order:
             trees = self.trees[target] if isinstance(target, Plan) else [self.trees[target]]
             self.rename(trees, names)

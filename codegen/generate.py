@@ -13,16 +13,21 @@ from torch import nn
 
 from vlmgraph.ir.graph import Node
 
+from .abstract import Pending
 from .assemble import Assembler, Names, import_lines
+from .calls import Unit, method_node_of
 from .construct import Builder, ties
 from .header import module_doc
 from .ir import Class, Constant, Method, Module
 from .leaves import is_torch
-from .plans import Made, Plan, Planner, stateful
+from .naming import name_plans
+from .plans import Made, Planner, stateful
 from .programs import CallNode, ProgramMethod, Writer, shape, shaped
+from .settle import Settler
+from .specialise import Specializer
 from .statements import docstring, function
-from .trees import assign, attribute, call, constant, dotted, item, name
-from .verbatim import Code, verbatim
+from .trees import assign, attribute, call, constant, dotted, name
+from .verbatim import Code, doc_of, torch_base, verbatim
 
 if TYPE_CHECKING:
     from vlmgraph.lower.model import CompiledModel
@@ -54,11 +59,26 @@ def render(module: Module) -> str:
 
 class Generator:
     def __init__(self, model: CompiledModel) -> None:
+        if model.device.type != "meta":  # modules are followed with stand-ins for tensors
+            model = type(model)(model.spec, model.graph, device="meta")
         self.model, self.graph = model, model.graph
         self.codes: dict[type, Code] = {}
+        self.unit_codes: dict[Unit, Code] = {}
+        self.ports: dict[str, list[str]] = {}
 
     def module(self) -> Module:
+        self.targets: dict[str, nn.Module] = {}
         programs, left_out = self.programs()
+        self.special = Specializer(self.model)
+        for program in programs:
+            for made in program.calls:
+                self.special.program_call(self.target(made.node), made.arguments, self.wanted(made.node))
+        self.special.run_all()
+        for program in programs:
+            program.body = self.unpacked(program.body)
+        units = list(dict.fromkeys(u for u in self.special.unit_of.values() if u is not None and u.me is not None))
+        every = [*units, *(m for u in units for m in u.methods.values()), *self.special.units.values()]
+        Settler(every, self.special.unit_of, [p.body for p in programs]).run()
         planner = Planner(self.code_of, self.model.dtype)
         used = {c.node.component for p in programs for c in p.calls}
         members = []
@@ -66,8 +86,8 @@ class Generator:
             if child is not None and (stateful(child) or any(c == key or c.startswith(key + ".") for c in used)):
                 members.append((key, self.pruned(planner, child, key, used)))
         planner.close()
-        self.name_plans(planner.plans)
-        assembler = Assembler(planner.plans)
+        name_plans(planner.plans, self.graph.components)
+        assembler = Assembler(planner.plans, {u.key: u.tree for u in self.special.units.values()})
         names = Names({"Model"})
         init = self.init(members)
         methods = [self.program_method(p) for p in programs]
@@ -77,6 +97,36 @@ class Generator:
         definitions = [*assembler.definitions(names), self.model_class(init, methods)]
         doc = module_doc(self.model, left_out, [])
         return Module(tuple(docstring(doc, 0)), tuple(map(tuple, import_lines(assembler.imports, names))), tuple(definitions))
+
+    def wanted(self, node: Node) -> list[str] | None:
+        """Outputs of a node that some program reads; None where its module gives one value."""
+        return self.ports.get(node.id)
+
+    def unpacked(self, body: list[Any]) -> list[Any]:
+        """Assignments of several outputs, written for how the module gives them: one value, a tuple, or a dict."""
+        made: list[Any] = []
+        for node in body:
+            for field in ("body", "orelse"):
+                if isinstance(getattr(node, field, None), list):
+                    setattr(node, field, self.unpacked(getattr(node, field)))
+            unpack = getattr(node, "unpack", None)
+            if unpack is None:
+                made.append(node)
+                continue
+            module, out, variables = unpack
+            unit = self.special.unit_of.get(id(module))
+            if unit is not None and unit.results is not None:
+                targets = [name(variables[r][0]) if r in variables else name("_") for r in unit.results]
+                node.targets = [targets[0] if len(targets) == 1 else ast.Tuple(elts=targets)]
+                node.trail = "# " + ", ".join(variables[r][1] for r in unit.results if r in variables)
+                made.append(node)
+                continue
+            made.append(assign(out, node.value))
+            for port, (variable, shape_text) in variables.items():
+                statement = assign(variable, call(attribute(name(out), "get"), constant(port)))
+                statement.trail = "# " + shape_text  # type: ignore[attr-defined]
+                made.append(statement)
+        return made
 
     def pruned(self, planner: Planner, module: nn.Module, path: str, used: set[str]) -> Made:
         """Containers of components keep those with parameters and those that a program calls."""
@@ -95,13 +145,39 @@ class Generator:
         cls = type(module)
         if is_torch(cls):
             return None
-        if cls not in self.codes:
-            self.codes[cls] = verbatim(cls)
-        return self.codes[cls]
+        unit = self.special.unit_of.get(id(module))
+        if unit is None:
+            if id(module) not in self.special.verbatim and method_node_of(cls, "forward") is None and torch_base(cls) is not nn.Module:
+                return None  # a class of torch with other first weights, or a container
+            if cls not in self.codes:
+                self.codes[cls] = verbatim(cls)
+            return self.codes[cls]
+        if trivial(unit) or (unit.me is None and torch_base(cls) is not nn.Module):
+            return None
+        if unit not in self.unit_codes:
+            self.unit_codes[unit] = self.unit_code(unit, cls)
+        return self.unit_codes[unit]
 
-    def name_plans(self, plans: list[Plan]) -> None:
-        for plan in plans:
-            plan.name = plan.cls.__name__
+    def unit_code(self, unit: Unit, cls: type) -> Code:
+        if unit.me is None:
+            return Code(doc_of(cls), [], torch_base(cls), set())
+        reached = [unit]
+        for one in reached:
+            assert one.tree is not None
+            read = {
+                n.attr
+                for n in ast.walk(one.tree)
+                if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name) and n.value.id == "self"
+            }
+            reached += [m for m in unit.methods.values() if m.name in read and m not in reached]
+        trees = [u.tree for u in reached if u.tree is not None]
+        reads = {
+            n.attr
+            for t in trees
+            for n in ast.walk(t)
+            if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name) and n.value.id == "self"
+        }
+        return Code(doc_of(cls), trees, torch_base(cls), reads)
 
     # ---- programs
 
@@ -144,12 +220,13 @@ class Generator:
                 value = node.value()
                 variable = writer.variable(value)
                 return [shaped(assign(variable, expression), types[value])], {variable}, {}
+            self.ports.setdefault(node.id, [])
+            self.ports[node.id] += [p for p in wanted if p not in self.ports[node.id]]
+            statement = assign("_", expression)
             out = writer.variable(f"{node.id} outputs")
-            further = {}
-            for port, value in wanted.items():
-                statement = shaped(assign(writer.variable(value), item(name(out), constant(port))), types[value])
-                further[port] = (statement, out, writer.variable(value))
-            return [assign(out, expression)], {out}, further
+            variables = {port: (writer.variable(value), shape(types[value])) for port, value in wanted.items()}
+            statement.unpack = (self.target(node), out, variables)  # type: ignore[attr-defined]
+            return [statement], {v for v, _ in variables.values()}, {}
 
         return statements
 
@@ -158,14 +235,8 @@ class Generator:
         function: Any = name("self")
         for part in [*node.component.split("."), *([node.facet] if node.facet else [])]:
             function = attribute(function, part)
-        given = {**made.ports, **made.options}
-        args, keywords = [], dict(given)
-        for p in list(self.parameters(node).values())[1:]:
-            if p.name not in keywords or p.kind is not p.POSITIONAL_OR_KEYWORD:
-                break
-            args.append(keywords.pop(p.name))
-        expression = call(function, *args)
-        expression.keywords = [ast.keyword(arg=k, value=v) for k, v in keywords.items()]
+        expression = call(function)
+        expression.pending = Pending([self.target(node)], {**made.ports, **made.options})  # type: ignore[attr-defined]
         return expression
 
     # ---- the model
@@ -217,6 +288,16 @@ class Everything(Builder):
         from itertools import repeat
 
         super().__init__(repeat(None))
+
+
+def trivial(unit: Unit) -> bool:
+    """Whether a forward only hands its input on to the torch class it extends."""
+    if unit.me is None or torch_base(type(unit.me.one)) is nn.Module or unit.tree is None:
+        return False
+    body = [s for s in unit.tree.body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]
+    if len(body) != 1 or not isinstance(body[0], ast.Return) or not isinstance(body[0].value, ast.Call):
+        return False
+    return ast.unparse(ast.fix_missing_locations(body[0].value.func)) == "super().forward"
 
 
 def safe(value: str) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import keyword
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import nn
 
+from .abstract import clone
+from .fold import folded
 from .leaves import Leaf, Unwritable, is_torch, torch_arguments
 from .trees import literal
 from .verbatim import Code
@@ -49,6 +51,21 @@ class Plan:
                 seen[values] = len(self.parameters)
                 self.parameters.append(self._fresh(leaf))
             self.column.append(seen[values])
+
+    def fold(self) -> None:
+        """Attributes that are one number in all instances become literals in a copy of the methods."""
+        index = len(self.instances[0].base)
+        literals: dict[str, Any] = {}
+        for attr, member in self.instances[0].members:
+            if isinstance(member, Leaf) and self.column[index] is None and "*" not in self.code.reads:
+                literals[attr] = member.value
+                del self.column[index]
+                continue
+            index += len(flat(member))
+        for made in self.instances:
+            made.members = [(a, m) for a, m in made.members if a not in literals]
+        methods = [folded(clone(m), literals) for m in self.code.methods]
+        self.code = replace(self.code, methods=methods)
 
     def _fresh(self, leaf: Leaf) -> str:
         wanted = [leaf.hint, f"{leaf.owner}_{leaf.hint}" if leaf.owner else leaf.hint]
@@ -170,6 +187,8 @@ class Planner:
         """Settle constructor parameters, inner classes first."""
         for plan in self.plans:
             plan.close()
+        for plan in self.plans:
+            plan.fold()
 
     def _describe(self, module: nn.Module, path: str) -> Made:
         code = self.code_of(module, path)

@@ -82,7 +82,14 @@ def _binary(node: ast.BinOp) -> tuple[str, int]:
     sign, level = _BINARY[type(node.op)]
     if sign == "**":
         return f"{flat(node.left, level + 1)}**{flat(node.right, 13)}", level
-    return f"{flat(node.left, level)} {sign} {flat(node.right, level + 1)}", level
+    left, right = flat(node.left, level), flat(node.right, level + 1)
+    if sign in "|&^":  # mixed without parentheses they read badly
+        left, right = (f"({t})" if _mixed(n, node) else t for t, n in ((left, node.left), (right, node.right)))
+    return f"{left} {sign} {right}", level
+
+
+def _mixed(inner: Any, outer: ast.BinOp) -> bool:
+    return isinstance(inner, ast.BinOp) and type(inner.op) is not type(outer.op) and not isinstance(inner.op, (ast.BitOr,))
 
 
 def _boolean(node: ast.BoolOp) -> tuple[str, int]:

@@ -244,6 +244,12 @@ class Writer:
     def either(self, whole: str, found: Mapping[World, Any]) -> tuple[Any, set[str]]:
         """A variable that holds different values in different worlds: filled where its own node does not."""
         variable = self.variable(whole)
+        given = [f for f in found.values() if f in self.worlds.optional]
+        absent = [w for w, f in found.items() if f is None]
+        for source in dict.fromkeys(given):
+            if source is not None and all(source not in w for w in absent):  # None is what that input then is
+                found = {w: source if f is None else f for w, f in found.items()}
+                break
         for other in dict.fromkeys(found.values()):
             if (other == whole and whole not in self.inlined) or (other is None and whole in self.worlds.optional):
                 continue
@@ -333,13 +339,8 @@ class Writer:
                 described[port] = (self.types[kinds[0]], None) if maybe else self.types[kinds[0]]
         self.calls.append(Call(node, described))
         wanted = {p: v for p, v in ((p, node.value(p)) for p in node.outputs) if self.uses.get(v)}
-        config = self.graph.config(node)
-        absent = {w: config.absent(frozenset(self.nodes[w][node.id].inputs)) for w in worlds}
-        there = {p: frozenset(w for w in worlds if p not in absent[w]) for p in wanted}
-        statements, writes, further = self.returns(node)(self, made, wanted, bool(taps))
+        statements, writes, _ = self.returns(node)(self, made, wanted, bool(taps))
         self.items.append(Item(worlds, statements, reads, writes))
-        for port, (statement, read, written) in further.items():
-            self.items.append(Item(there[port], [statement], {read}, {written}))
 
     def may_be_none(self, source: str, found: Mapping[World, Any], worlds: Iterable[World]) -> bool:
         return source in self.worlds.optional and any(source not in w and found[w] == source for w in worlds)

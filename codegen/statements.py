@@ -141,21 +141,39 @@ def docstring(text: str, indent: int) -> list[str]:
     """A docstring's lines. Whatever the text holds, it stays one string literal: backslashes and quotes are escaped."""
     pad = " " * indent
     lines: list[str] = []
-    for line in _unindented(text):
-        clean = line.replace("\\", "\\\\").rstrip()
-        clean = "".join(c if c.isprintable() else repr(c)[1:-1] for c in clean)
-        clean = re.sub(r'"{2,}|"$', lambda m: '\\"' * len(m[0]), clean)
-        start = clean[: len(clean) - len(clean.lstrip())]
+    for paragraph in _paragraphs(_unindented(text)):
+        cleaned = [_escaped(line) for line in paragraph]
+        start = cleaned[0][: len(cleaned[0]) - len(cleaned[0].lstrip())]
         room = WIDTH - indent - (0 if lines else 3)
-        if len(clean) > room:
-            lines += textwrap.wrap(clean, room, subsequent_indent=start, break_on_hyphens=False, break_long_words=False)
-        else:
-            lines.append(clean)
+        if any(len(line) > room for line in cleaned):
+            joined = start + " ".join(line.strip() for line in cleaned)
+            cleaned = textwrap.wrap(joined, room, subsequent_indent=start, break_on_hyphens=False, break_long_words=False)
+        lines += cleaned
     while len(lines) > 1 and not lines[-1]:
         lines.pop()
     if len(lines) == 1 and indent + len(lines[0]) + 6 <= WIDTH:
         return [f'{pad}"""{lines[0]}"""']
     return [f'{pad}"""{lines[0]}', *((pad + line).rstrip() for line in lines[1:]), f'{pad}"""']
+
+
+def _escaped(line: str) -> str:
+    clean = line.replace("\\", "\\\\").rstrip()
+    clean = "".join(c if c.isprintable() else repr(c)[1:-1] for c in clean)
+    return re.sub(r'"{2,}|"$', lambda m: '\\"' * len(m[0]), clean)
+
+
+def _paragraphs(lines: Sequence[str]) -> list[list[str]]:
+    """Lines of one indentation that follow each other."""
+    made: list[list[str]] = []
+    before: int | None = None
+    for line in lines:
+        margin = len(line) - len(line.lstrip()) if line.strip() else None
+        if margin is None or margin != before or not made:
+            made.append([line])
+        else:
+            made[-1].append(line)
+        before = margin
+    return made
 
 
 def _unindented(text: str) -> list[str]:

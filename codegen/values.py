@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import dataclass
 from typing import Any
+
+
+@dataclass(frozen=True)
+class Special:
+    """A function of the source, written for the calls that are made of it here."""
+
+    key: tuple[str, str]
 
 
 def reference(target: Any, text: str = "pending") -> ast.Name:
