@@ -76,6 +76,7 @@ def test_pictures(kind: str, code: str, says: str, files: dict[str, Path], run: 
         ("clip", ["--image", "IMAGE", "--video", "IMAGE", "--prompt", "x"], "VG0713", "no one input for videos"),
         ("llava-1.5", ["--prompt", "x", "-o", "x.png"], "VG0725", "draws no pictures"),
         ("nothing", ["--prompt", "x"], "VG0003", "no spec"),
+        ("blip-2", ["--image", "IMAGE", "--prompt", "long " * 50], "VG0709", "max_length is 128"),
     ],
 )
 def test_what_does_not_fit(model: str, options: list[str], code: str, says: str, run: Any, photos: list[Path]) -> None:
@@ -129,6 +130,15 @@ def test_random_weights_of_a_larger_size_when_asked_for(run: Any, photos: list[P
     assert run(*arguments).code == 1
     said = run(*arguments, "--random-weights")
     assert said.code == 0 and "weights are random" in said.err
+
+
+def test_answers_end_with_the_table_of_positions(run: Any, photos: list[Path]) -> None:
+    """OPT has learned positions, at this size 128; the last of them is used."""
+    said = run("blip-2", "--size", "tiny", "--image", photos[0], "--prompt", "x" * 80, "--max-new-tokens", 100, "--json")
+    (result,) = said.results
+    assert result["prompt_tokens"] + len(result["ids"]) == 129 and "128 positions" in said.err
+    free = run("llava-1.5", "--size", "tiny", "--prompt", "x", "--max-new-tokens", 60, "--json")
+    assert "positions" not in free.err
 
 
 def test_letters_come_whole_and_once() -> None:

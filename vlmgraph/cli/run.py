@@ -245,13 +245,26 @@ def answered(model: CompiledModel, processor: Processor, prompt: str, args: argp
     stream = Stream(processor, silent=args.format == "json")
     if len(args.prompt) > 1 and not stream.silent:
         print(f"> {printable(prompt)}")
+    before = 1 if "decoder_input_ids" in model.graph.inputs else given["input_ids"].shape[1]
     ids = model.generate(
-        **given, max_new_tokens=args.max_new_tokens, do_sample=args.sample, eos_token_id=processor.stop, streamer=stream,
-        **drawing(model, args),
+        **given, max_new_tokens=room(model.graph, before, args.max_new_tokens), do_sample=args.sample, eos_token_id=processor.stop,
+        streamer=stream, **drawing(model, args),
     )  # fmt: skip
     stream.end()
-    before = 1 if "decoder_input_ids" in model.graph.inputs else given["input_ids"].shape[1]
     return {"prompt": prompt, "answer": stream.text, "ids": ids[0, before:].tolist(), "prompt_tokens": int(given["input_ids"].shape[1])}
+
+
+def room(graph: Graph, before: int, wanted: int) -> int:
+    """Tokens that an answer may have: what a table of learned positions leaves. The last token needs no position, nothing reads it."""
+    from ..diagnostics import codes as C
+    from ..processor.model import longest
+
+    most = longest(graph, "decoder_input_ids" if "decoder_input_ids" in graph.inputs else "input_ids")
+    if most is None or before + wanted - 1 <= most:
+        return wanted
+    left = most + 1 - before
+    noted([Diagnostic(C.TEXT_TOO_LONG, f"the answer ends after {left} tokens: {graph.name} has {most} positions", severity="warning")])
+    return left
 
 
 def compared(model: CompiledModel, processor: Processor, args: argparse.Namespace) -> list[dict[str, Any]]:

@@ -39,6 +39,7 @@ def model_processor(spec: Spec, graph: Graph, folder: str | Path | None = None) 
     place = Path(folder) if folder is not None else None
     if place is not None:
         tables = overlaid(tables, place)
+    tables = {name: _bounded(table, longest(graph, name)) for name, table in tables.items()}
     vocabulary = {name: size for name in graph.inputs if (size := vocabulary_size(graph, name)) is not None}
     tokens = known_tokens(tables, graph.tokens, vocabulary, place)
 
@@ -67,6 +68,30 @@ def vocabulary_size(graph: Graph, name: str) -> int | None:
             if isinstance(vocab, int):
                 sizes.append(vocab + (getattr(config, "added", None) or 0))
     return min(sizes, default=None)
+
+
+def longest(graph: Graph, name: str) -> int | None:
+    """Tokens that an input of ids may have: the smallest table of learned positions that a value of its length goes through."""
+    type_, types = graph.inputs.get(name), graph.types()
+    if type_ is None or type_.kind != "ids":
+        return None
+    found = []
+    for node in graph.nodes:
+        config = graph.components.get(node.component) if node.op == CALL else None
+        count = getattr(config, "max_positions", None)
+        # a stack says where its positions come from; what has no such slot holds a table of its own
+        if count is None or (hasattr(config, "position") and getattr(config.position, "kind", "") != "position.learned"):
+            continue
+        if any(type_.dims[-1] in types[source].dims for source in node.sources() if source in types):
+            found.append(count)
+    return min(found, default=None)
+
+
+def _bounded(table: Any, most: int | None) -> Any:
+    if most is None or not isinstance(table, Mapping) or table.get("type") not in TEXT_TYPES:
+        return table
+    given = table.get("max_length", most)
+    return {**table, "max_length": min(given, most) if isinstance(given, int) else given}
 
 
 def token_counts(graph: Graph) -> Callable[[str, Mapping[str, np.ndarray]], int | Sequence[int]]:
