@@ -166,6 +166,27 @@ def blip_2_left_padding() -> Any:
     return blip_2(), {"pixel_values": noise(2, 3, 32, 32), "input_ids": ids, "attention_mask": mask}, ["logits"]
 
 
+@case
+def blip_2_flan_t5() -> Any:
+    """Queries and prompt into the encoder, its padding on the left; two depths; exact GELU, as released."""
+    import transformers as tf
+
+    words = {
+        "model_type": "t5", "vocab_size": 97, "d_model": 40, "d_kv": 9, "d_ff": 60, "num_layers": 2, "num_decoder_layers": 3,
+        "num_heads": 4, "feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu", "tie_word_embeddings": False,
+        "decoder_start_token_id": 0, "relative_attention_num_buckets": 8, "relative_attention_max_distance": 20,
+    }  # fmt: skip
+    queries = {"vocab_size": 50, "hidden_size": 20, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 36,
+               "encoder_hidden_size": 24}  # fmt: skip
+    config = tf.Blip2Config(vision_config=vision(), qformer_config=queries, text_config=words, num_query_tokens=5, image_token_index=96)
+    ids = placed(tokens(2, 14, 3, 95), 96, (0, 0, 5), (1, 0, 5))
+    mask = torch.ones_like(ids)
+    padded_left(ids, mask, 1, 3)
+    answer = torch.cat([torch.zeros(2, 1, dtype=torch.long), tokens(2, 5, 3, 95, seed=8)], 1)
+    inputs = {"pixel_values": noise(2, 3, 32, 32), "input_ids": ids, "attention_mask": mask, "decoder_input_ids": answer}
+    return filled(tf.Blip2ForConditionalGeneration(config)), inputs, ["logits"]
+
+
 def idefics(**fields: Any) -> Any:
     import transformers as tf
 

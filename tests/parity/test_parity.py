@@ -41,7 +41,7 @@ def test_same_outputs_and_same_file(name: str, tmp_path: Path) -> None:
     real = inputs.get("attention_mask")
     for output in names:
         ours, theirs = got[output], wanted[output]
-        if real is not None and output == "logits":
+        if real is not None and output == "logits" and "decoder_input_ids" not in inputs:
             ours, theirs = ours[real.bool()], theirs[real.bool()]
         assert error(ours, theirs) < TOLERANCE, output
     if "pixel_values" in inputs:  # what ignores the image proves nothing

@@ -59,9 +59,26 @@ def _tables(folder: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def families() -> dict[str, dict[str, Any]]:
-    """Tables by `model_type` of the whole model."""
-    return {t["model_type"]: t for t in _tables("families").values()}
+def families() -> dict[str, list[dict[str, Any]]]:
+    """Tables by `model_type` of the whole model; several where its parts may be of different kinds (a decoder, an encoder-decoder)."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for _, table in sorted(_tables("families").items()):
+        found.setdefault(table["model_type"], []).append(table)
+    return found
+
+
+def fitting(tables: list[dict[str, Any]], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The table that has rules for the kinds of all parts; where none has, the first, which says what is missing."""
+
+    def fits(table: Mapping[str, Any]) -> bool:
+        for key, part in table.get("parts", {}).items():
+            inner = config.get(key)
+            kind = inner.get("model_type") if isinstance(inner, dict) else None
+            if kind is not None and kind not in (*part["model_types"], *part.get("also", ())):
+                return False
+        return True
+
+    return next((table for table in tables if fits(table)), tables[0])
 
 
 def config_tables() -> dict[str, dict[str, Any]]:
@@ -80,7 +97,7 @@ def import_config(path: Path) -> Imported:
                 C.UNKNOWN_MODEL_TYPE, f"{path.name}: no rules for the model type {name!r}", _place(path, ["model_type"]), notes=(note,)
             )
         )
-    return _Import(path, families()[name]).run(config)
+    return _Import(path, fitting(families()[name], config)).run(config)
 
 
 class _Import:
