@@ -1,0 +1,80 @@
+"""The processor of a model: from every size and variant of every spec, with the token counts that the graph derives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from vlmgraph import api, read_spec
+from vlmgraph.diagnostics import DiagnosticError
+from vlmgraph.passes.expect import visual_tokens
+from vlmgraph.processor.model import longest, model_processor, vocabulary_size
+
+SPECS = sorted(p.stem for p in (Path(__file__).parents[2] / "specs").glob("*.toml"))
+RED = PIL.Image.new("RGB", (64, 48), (255, 0, 0))
+
+
+def cases() -> list[tuple[str, str | None, str | None]]:
+    found: list[tuple[str, str | None, str | None]] = []
+    for name in SPECS:
+        spec = read_spec(name)
+        found += [(name, None, size) for size in (None, *spec.sizes)]
+        found += [(name, variant, size) for variant in spec.variants for size in (None, "tiny")]
+    return found
+
+
+@pytest.mark.parametrize(("name", "variant", "size"), cases())
+def test_every_size_and_variant(name: str, variant: str | None, size: str | None) -> None:
+    spec = read_spec(name, variant=variant, size=size)
+    graph = api.elaborate(spec)
+    processor = model_processor(spec, graph)
+    inputs = processor.ask("What is this?", images=RED)
+    assert set(inputs) <= set(graph.inputs)
+    for key, value in inputs.items():  # the model's own check of what it is called with
+        dims = graph.inputs[key].dims
+        assert len(dims) == value.ndim and all(d.constant in (None, n) for d, n in zip(dims, value.shape)), key
+    limit = longest(graph, "input_ids")
+    assert limit is None or inputs["input_ids"].shape[1] <= limit
+    assert inputs["input_ids"].max() < (vocabulary_size(graph, "input_ids") or 0)
+    places = [slot for slot in processor.encoders["input_ids"].slots if isinstance(slot.place.node, str)]
+    count = sum(int((inputs["input_ids"] == slot.id).sum()) for slot in places[:1])
+    if places and "image_grid_thw" not in inputs:
+        assert count in visual_tokens(graph).values()
+    elif places:
+        assert count == int(np.prod(inputs["image_grid_thw"])) // 4
+
+
+def test_a_spec_that_says_nothing_of_inputs() -> None:
+    spec = read_spec({"extends": "llava-1.5", "processor": {k: {"remove": True} for k in ("pixel_values", "input_ids")}}, size="tiny")
+    with pytest.raises(DiagnosticError, match=r"VG0701.*how pictures and texts become its inputs"):
+        model_processor(spec, api.elaborate(spec))
+
+
+def test_counts_follow_the_graph() -> None:
+    """One line changes the picture's size; the processor's pixels and placeholders go along."""
+    changed: dict[str, Any] = {
+        "expect.visual_tokens": 25,
+        "inputs.pixel_values": "image[N, 3, 70, 70]?",
+        "components.vision.image_size": 70,
+    }
+    spec = read_spec("llava-1.5", size="tiny", overrides=changed)
+    inputs = model_processor(spec, api.elaborate(spec)).ask("What?", images=RED)
+    assert inputs["pixel_values"].shape == (1, 3, 70, 70)
+    assert (inputs["input_ids"] == spec.data["tokens"]["<image>"]).sum() == 25
+
+
+def test_stages_change_the_processor() -> None:
+    """LLaVA's first stage crops, the second pads; CogVLM's first is at 224 pixels."""
+    wide = PIL.Image.fromarray(np.tile(np.arange(100, dtype=np.uint8)[None, :, None], (40, 1, 3)))
+    pixels = {}
+    for stage in ("align", "instruct"):
+        spec = read_spec("llava-1.5", size="tiny", stage=stage)
+        pixels[stage] = model_processor(spec, api.elaborate(spec)).ask("x", images=wide)["pixel_values"]
+    assert pixels["align"].shape == pixels["instruct"].shape and np.abs(pixels["align"] - pixels["instruct"]).max() > 0.5
+    spec = read_spec("cogvlm", stage="caption", overrides={"expect": {"remove": True}})
+    inputs = model_processor(spec, api.elaborate(spec)).ask("x", images=wide)
+    assert inputs["pixel_values"].shape == (1, 3, 224, 224) and (inputs["input_ids"] == 0).sum() == 258
