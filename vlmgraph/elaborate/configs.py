@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
@@ -161,8 +162,6 @@ class Configs:
 
     def reference(self, name: Any, path: Path) -> dict[str, Any] | None:
         if not isinstance(name, str) or name not in self.tables:
-            import difflib
-
             near = difflib.get_close_matches(str(name), list(self.tables), 1)
             fix = f"write {near[0]!r}" if near else None
             self.found.add(Diagnostic(C.UNKNOWN_NODE, f"there is no component {name!r}", self.label(path, "named here"), fix=fix))
@@ -231,8 +230,6 @@ class Configs:
             return self.tokens[value]
         if self.spec.lacks("tokens", value):
             return 0
-        import difflib
-
         near = difflib.get_close_matches(value, list(self.tokens), 1)
         fix = f"did you mean {near[0]!r}?" if near else f'add `"{value}" = ID` to [tokens]'
         self.found.add(Diagnostic(C.UNKNOWN_TOKEN, f"token {value!r} has no id in [tokens]", at or self.label(path, "used here"), fix=fix))
@@ -251,18 +248,15 @@ def single(value: Any) -> Any:
 def plugin_diagnostic(error: PluginError, at: Label | None) -> Diagnostic:
     """What `check` says of a component that cannot be loaded."""
     if error.reason == "unknown":
-        fix = (
-            f"did you mean {error.near[0]!r}?"
-            if error.near
-            else "install the plugin that provides it; `vlmgraph plugins` lists what is here"
-        )
+        near = difflib.get_close_matches(error.name, error.near, 1, 0.8)  # another part of the same family is no misspelling
+        fix = f"did you mean {near[0]!r}?" if near else "install the plugin that provides it; `vlmgraph plugins` lists what is here"
         return Diagnostic(C.UNKNOWN_COMPONENT, f"there is no component type {error.name!r}", at, fix=fix)
-    code, text = {
-        "clash": (C.PLUGIN_CLASH, f"{error.name!r} is provided twice: {error.detail}"),
-        "import": (C.PLUGIN_IMPORT, f"the plugin of {error.name!r} failed to import: {error.detail}"),
-        "api": (C.PLUGIN_API, f"the plugin of {error.name!r} was {error.detail}"),
+    code, text, fix = {
+        "clash": (C.PLUGIN_CLASH, f"{error.name!r} is provided twice: {error.detail}", "uninstall one of the packages"),
+        "import": (C.PLUGIN_IMPORT, f"the plugin of {error.name!r} failed to import: {error.detail}", "repair or uninstall the package"),
+        "api": (C.PLUGIN_API, f"the plugin of {error.name!r} was {error.detail}", "install a release of it for this version"),
     }[error.reason]
-    return Diagnostic(code, text, at)
+    return Diagnostic(code, text, at, fix=fix)
 
 
 def _has_token(annotation: Any, metadata: Any) -> bool:
