@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-import shutil
-from importlib.metadata import entry_points
 
 import pytest
 
@@ -13,7 +11,7 @@ import vlmgraph
 import vlmgraph.components
 from vlmgraph.components.base import Config
 from vlmgraph.diagnostics import codes as C
-from vlmgraph.plugins import PluginError, installed, registry
+from vlmgraph.plugins import PluginError, registry
 
 SMALL = {
     "inputs": {"x": "tokens[B, N, 8]"},
@@ -59,17 +57,6 @@ def test_a_clash_with_a_built_in_is_said_where_it_is_used(install):
     install("taker", {"vlmgraph.components": {"connector.linear": "taker_parts:Part"}})
     [found] = vlmgraph.check({**SMALL, "components": {"part": {"type": "connector.linear", "out": 8}}})
     assert found.code == C.PLUGIN_CLASH and "taker" in found.message and "vlmgraph" in found.message and found.fix
-
-
-def test_one_plugin_that_is_found_twice_is_no_clash(install, monkeypatch):
-    """An editable install and its source folder both on the path."""
-    folder = install("twice", {"vlmgraph.components": {"connector.twice": "twice_parts:Part"}})
-    shutil.copytree(folder, f"{folder}-again")
-    monkeypatch.syspath_prepend(f"{folder}-again")
-    for cached in (registry, installed):
-        cached.cache_clear()
-    assert len([p for p in entry_points(group="vlmgraph.components") if p.name == "connector.twice"]) == 2
-    assert len(registry().points["connector.twice"]) == 1
 
 
 LAYER = """
