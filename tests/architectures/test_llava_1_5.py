@@ -277,6 +277,17 @@ def test_generation_is_greedy_and_stops_at_the_end_token(model, images: Tensor) 
     assert stopped[0, 13:].tolist() == wanted[0, 13 : 13 + 1 + wanted[0, 13:].tolist().index(third)].tolist()
 
 
+def test_rows_padded_on_the_left_generate_as_alone(model, images: Tensor) -> None:
+    rows = [placed(random_ids(1, length, seed=length), IMAGE, (0, 2, N)) for length in (17, 13)]
+    filled = torch.cat([torch.full((1, 4), PAD), rows[1]], 1)
+    batch, mask = torch.cat([rows[0], filled]), torch.ones(2, 17, dtype=torch.long)
+    mask[1, :4] = 0
+    got = model.generate(pixel_values=images[:2], input_ids=batch, attention_mask=mask, max_new_tokens=4)[:, 17:]
+    for i, row in enumerate(rows):
+        alone = model.generate(pixel_values=images[i : i + 1], input_ids=row, max_new_tokens=4)[:, row.shape[1] :]
+        assert torch.equal(got[i : i + 1], alone)
+
+
 # ---- training
 
 
