@@ -84,7 +84,7 @@ def packed(*videos: Tensor) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def encode(model: CompiledModel, *videos: Tensor) -> Tensor:
     rows, grid = packed(*videos)
-    return model.programs["encode_image"](pixel_values=rows, image_grid_thw=grid)["visual.mlp"]
+    return model.programs["encode_image"](pixel_values=rows, image_grid_thw=grid)["visual"]
 
 
 @torch.no_grad()
@@ -211,14 +211,14 @@ def test_placeholders_are_as_many_as_tokens(model: CompiledModel, processor: Pro
 
 @torch.no_grad()
 def encode_given(model: CompiledModel, given: dict[str, Tensor]) -> Tensor:
-    return model.programs["encode_image"](**{k: given[k] for k in ("pixel_values", "image_grid_thw")})["visual.mlp"]
+    return model.programs["encode_image"](**{k: given[k] for k in ("pixel_values", "image_grid_thw")})["visual"]
 
 
 def test_tokens_of_the_published_size() -> None:
     """224 x 224 through the tower of the 7B, on no device: 256 patches of 1176 values, 64 tokens of width 3584."""
     model = meta("qwen2-vl")
     rows = torch.empty(256, 1176, device="meta")
-    out = model.programs["encode_image"](pixel_values=rows, image_grid_thw=torch.empty(1, 3, dtype=torch.long, device="meta"))["visual.mlp"]
+    out = model.programs["encode_image"](pixel_values=rows, image_grid_thw=torch.empty(1, 3, dtype=torch.long, device="meta"))["visual"]
     assert tuple(out.shape) == (64, 3584)
 
 
@@ -330,7 +330,7 @@ def test_a_patch_sees_its_whole_image(model: CompiledModel) -> None:
 def test_an_image_is_a_video_of_two_equal_frames(model: CompiledModel) -> None:
     rows, grid = packed(image(4, 4))
     with torch.no_grad():
-        as_video = model.programs["encode_video"](pixel_values_videos=rows, video_grid_thw=grid)["visual_video.mlp"]
+        as_video = model.programs["encode_video"](pixel_values_videos=rows, video_grid_thw=grid)["visual_video"]
     assert torch.equal(encode(model, frames(1, 4, 4)), as_video)
 
 

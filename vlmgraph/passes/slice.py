@@ -102,8 +102,10 @@ def rebind(node: Node, feeds: Mapping[tuple[str, str], Source]) -> Node:
 
 
 def output_name(graph: Graph, value: str) -> str:
-    """Outputs go by their declared name where they have one, else by their value's name."""
-    return next((alias for alias in graph.outputs if graph.resolve(alias) == graph.resolve(value)), value)
+    """Outputs go by their declared name where they have one, else by their value's name; that of a block by the name of its use."""
+    final = graph.resolve(value)
+    names = [*graph.outputs, *(alias for alias in graph.aliases if final.startswith(f"{alias}."))]
+    return next((name for name in names if graph.resolve(name) == final), value)
 
 
 def _cut(
