@@ -306,7 +306,14 @@ def test_a_packed_dim_names_its_owner():
     source = spec(["x -> a -> y"], {"a": LINEAR})
     source["inputs"] = {"x": "tokens[N in B, 4, 8]"}
     source["outputs"] = {"y": "tokens[N in B, 4, 8]"}
-    assert shape(elaborate(source), "x") == "tokens[N in B, 4, 8]" and codes(source) == []
+    assert codes(source) == ["VG0401"] * 2  # nothing has a dim B
+    source["inputs"] |= {"ids": "ids[B, T]?", "grid": "grid[N, 3]?"}
+    assert shape(elaborate(source), "x") == "tokens[N in B, 4, 8]"
+    source["inputs"]["x"] = "tokens[N in grid, 4, 8]"
+    assert [c for c in codes(source) if c != "VG0315"] == []
+    source["inputs"]["x"] = "tokens[N in gird, 4, 8]"
+    [found] = [d for d in vlmgraph.check(source) if d.severity == "error"]
+    assert found.code == "VG0401" and found.fix == "did you mean 'grid'?"
 
 
 def test_extra_leading_dims_fold_and_come_back():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -32,6 +33,7 @@ def elaborate(spec: Spec, found: Collector | None = None) -> Graph | None:
     data = spec.data
     inputs = read_types(spec, "inputs", found)
     declared = read_types(spec, "outputs", found)
+    check_owners(spec, inputs, declared, found)
     tokens = {k: v for k, v in table(data, "tokens").items() if isinstance(v, int) and not isinstance(v, bool)}
     components = {id: (t, ("components", id)) for id, t in table(data, "components").items() if isinstance(t, Mapping)}
     blocks = {name: t for name, t in table(data, "blocks").items() if isinstance(t, Mapping)}
@@ -122,6 +124,20 @@ def read_types(spec: Spec, section: str, found: Collector) -> dict[str, Type]:
             found.add(Diagnostic(C.BAD_TYPE, str(error), spec.label((section, name), "not a type")))
             spec.left_out.add((section, name))
     return types
+
+
+def check_owners(spec: Spec, inputs: Mapping[str, Type], outputs: Mapping[str, Type], found: Collector) -> None:
+    """`image[N in B, ...]`: the owner of a packed dim is a dim of some input, or an input (a grid) with one row for each owner."""
+    dims = {symbol.name for type_ in inputs.values() for dim in type_.dims for symbol in dim.symbols()}
+    for section, types in (("inputs", inputs), ("outputs", outputs)):
+        for name, type_ in types.items():
+            for dim, owner in type_.owners:
+                if (owner in dims and owner != dim) or owner in inputs:
+                    continue
+                near = difflib.get_close_matches(owner, [*dims, *inputs], 1)
+                text = f"{name}: {dim} is packed over {owner!r}, which is no dim of an input and no input"
+                fix = f"did you mean {near[0]!r}?" if near and near[0] != dim else None
+                found.add(Diagnostic(C.BAD_TYPE, text, spec.label((section, name), "packed here"), fix=fix))
 
 
 def edges_of(data: Mapping[str, Any]) -> list[tuple[tuple[str | int, ...], Any]]:
