@@ -486,6 +486,13 @@ def test_an_image_end_to_end(model: CompiledModel, processor: Processor) -> None
     assert made.size == (16, 16) and np.abs(np.asarray(made) - wanted).max() <= 1.001
 
 
+def test_half_precision_draws_pictures(processor: Processor) -> None:
+    """numpy has no bfloat16: pixels come in float32 whatever the model computes in."""
+    model = vlmgraph.compile(spec("janus", "tiny"), dtype="bfloat16")
+    pixels = model.generate_image(**processor(text=processor.prompt("generate_image", prompt="a fox")), num_return_sequences=2)
+    assert pixels.dtype == torch.float32 and len(processor.pictures(pixels.numpy())) == 2
+
+
 def test_what_is_saved_draws_the_same(model: CompiledModel, tmp_path: Path) -> None:
     model.save(tmp_path / "janus")
     again = vlmgraph.load(tmp_path / "janus")

@@ -164,7 +164,7 @@ class CompiledModel(nn.Module):
         return draw(self, *args, **kwargs)[1] if generation_mode == "image" else generate(self, *args, **kwargs)
 
     def generate_image(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Pixels [B, 3, H, W] of an image for each prompt, by a spec that declares a procedure for it; `Processor.pictures` makes
+        """float32 pixels [B, 3, H, W] of an image for each prompt, by a spec that declares a procedure for it; `Processor.pictures` makes
         pictures of them.
 
             inputs = processor(text=processor.prompt("generate_image", prompt="a red fox in snow"))

@@ -117,7 +117,7 @@ def draw(model: CompiledModel, *inputs: Any, **options: Any) -> tuple[SampleImag
 
 @torch.no_grad()
 def pixels(model: CompiledModel, procedure: SampleImage, codes: Tensor) -> Tensor:
-    """Codes [B, count] → pixels [B, 3, H, W] by the procedure's last program."""
+    """Codes [B, count] → float32 pixels [B, 3, H, W] by the procedure's last program."""
     if procedure.then is None:
         raise DiagnosticError(Diagnostic(C.NO_GENERATE, f"{model.graph.name}: the procedure names no program that turns codes into pixels"))
-    return next(iter(model.programs[procedure.then](**{procedure.codes: codes}).values()))
+    return next(iter(model.programs[procedure.then](**{procedure.codes: codes}).values())).float()
