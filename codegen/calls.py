@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .abstract import (
@@ -43,6 +45,16 @@ STRICT_DTYPE = {"bool", "long", "float", "int", "any", "all"}
 PURE = (len, max, min, int, float, bool, str, round, sum, abs, all, any)
 
 
+def resized(x: Tensor, size: Any = None, scale_factor: Any = None, **options: Any) -> Tensor:
+    """What `F.interpolate` gives, without loading the decompositions that the meta device needs for it."""
+    if size is None:
+        return x.new_empty(*x.shape[:2], *(int(n * scale_factor) for n in x.shape[2:]))
+    return x.new_empty(*x.shape[:2], *(size if isinstance(size, (tuple, list)) else [size] * (x.dim() - 2)))
+
+
+STAND_INS = {F.interpolate: resized}
+
+
 @dataclass(eq=False)
 class Unit:
     """A function or method to write, for all its calls together."""
@@ -65,6 +77,8 @@ class Unit:
     wanted: list[str] | None = None
     results: list[str] | None = None
     all_kept: bool = False
+    opaque: bool = False
+    """A function that is written as it stands."""
     dirty: bool = True
 
 
@@ -505,6 +519,8 @@ class Caller(Evaluator):
             value = found(*(unwrapped(a) for a in args), **{k: unwrapped(v) for k, v in keywords.items()})
             traced = any(getattr(a, "tree", None) is not None for a in args)
             return Known(value, self.plain_call(target.lift(), args, keywords) if traced else None)
+        if found is torch.cat and isinstance(args[0], Seq) and len(args[0].items) == 1:
+            return args[0].items[0]
         self.escape(*args, *keywords.values())
         keywords = {k: v for k, v in keywords.items() if not (k in ("attn_mask", "scale") and isinstance(v, Known) and v.value is None)}
         tree = self.plain_call(target.lift(), args, keywords)
@@ -513,7 +529,7 @@ class Caller(Evaluator):
         given, named = [samples(a) for a in args], {k: samples(v) for k, v in keywords.items()}
         sample = UNKNOWN
         if UNKNOWN not in map(id_or, (*given, *named.values())):
-            sample = attempted(lambda: found(*given, **named))
+            sample = attempted(lambda: STAND_INS.get(found, found)(*given, **named))
         return Dynamic(tree, sample, loose=is_loose(*args))
 
     def call_len(self, args: list[Value], keywords: Any, target: Py, frame: Frame) -> Value | None:

@@ -21,6 +21,8 @@ class Builder:
 
     def __init__(self, leaves: Iterator[Any]) -> None:
         self.leaves = leaves
+        self.literal = False
+        """Whether all leaves are literals."""
 
     def leaf(self, leaf: Leaf) -> Any:
         found = next(self.leaves)
@@ -65,7 +67,14 @@ class Builder:
             over = ast.comprehension(target=name("_"), iter=call(name("range"), count), ifs=[], is_async=0)
             every = ast.GeneratorExp(elt=inner, generators=[over])
             return call(dotted(listed), ast.Starred(value=every) if made.kind == "sequential" else every)
+        every = period(made) if self.literal and made.kind == "list" else 0
         values = [self.made(m) for _, m in made.members]
+        if every:  # every so many layers another kind
+            test = ast.Compare(left=name("i"), ops=[ast.Eq()], comparators=[constant(0)])
+            test.left = ast.BinOp(left=name("i"), op=ast.Mod(), right=constant(every))
+            over = ast.comprehension(target=name("i"), iter=call(name("range"), constant(len(values))), ifs=[], is_async=0)
+            each = ast.IfExp(test=test, body=values[0], orelse=values[1])
+            return call(dotted(listed), ast.GeneratorExp(elt=each, generators=[over]))
         if made.kind == "dict":
             return call(dotted(listed), ast.Dict(keys=[constant(k) for k, _ in made.members], values=values))
         if made.kind == "sequential":
@@ -95,6 +104,15 @@ class Builder:
         return made
 
 
+def period(made: Made) -> int:
+    """n where elements 0, n, 2n, ... are made by one call and all others by another; 0 where there is no such n."""
+    calls = [(m.skeleton, m.deep) for _, m in made.members]
+    for every in range(2, len(calls) // 2 + 1):
+        if calls[0] != calls[1] and all(c == (calls[0] if i % every == 0 else calls[1]) for i, c in enumerate(calls)):
+            return every
+    return 0
+
+
 def plan_leaves(made: Made) -> list[Leaf]:
     assert made.plan is not None
     return [Leaf(v, p) for v, p in zip(made.plan.values(made), made.plan.parameters)]
@@ -120,6 +138,7 @@ def constructor(plan: Plan) -> ast.FunctionDef | None:
     first = plan.instances[0]
     names = [None if c is None else plan.parameters[c] for c in plan.column]
     builder = Builder(iter(names))
+    builder.literal = all(n is None for n in names)
     me = name("self")
     begin = call(attribute(call(name("super")), "__init__"))
     if plan.code.base in CONTAINERS:

@@ -170,7 +170,7 @@ class Evaluator:
         if isinstance(left, Seq) and isinstance(right, Known) and isinstance(op, ast.Mult):
             return Seq(left.items * right.value, left.kind)
         for one, other in ((left, right), (right, left)):
-            whole = isinstance(other, Dynamic) and type(other.sample) is int
+            whole = isinstance(other, Dynamic) and is_whole(other)
             if (
                 whole
                 and isinstance(one, Known)
@@ -588,6 +588,14 @@ def negated(tree: Any) -> Any:
     if isinstance(tree, ast.UnaryOp) and isinstance(tree.op, ast.Not):
         return tree.operand
     return ast.UnaryOp(op=ast.Not(), operand=tree)
+
+
+def is_whole(value: Dynamic) -> bool:
+    """Whether a value is made of whole numbers, so that adding 0 leaves it as it is."""
+    sample = value.sample
+    if isinstance(sample, Tensor):
+        return sample.dtype in (torch.int64, torch.int32) and not value.loose
+    return type(sample) is int
 
 
 def is_loose(*values: Value) -> bool:

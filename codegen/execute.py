@@ -115,8 +115,9 @@ class Executor(Caller):
             raise Unsupported("an assignment to several targets")
         target = node.targets[0]
         frame.whole = isinstance(node.value, ast.Call)
+        before, frame.assigning = frame.assigning, frozenset(stores([target])) if frame.whole else frozenset()
         value = self.eval(node.value, frame)
-        frame.whole = False
+        frame.whole, frame.assigning = False, before
         self.assign(target, value, frame, node)
 
     def exec_AnnAssign(self, node: ast.AnnAssign, frame: Frame) -> None:

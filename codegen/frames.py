@@ -31,6 +31,8 @@ class Frame:
     """How many conditions and loops of run time are around."""
     whole: bool = False
     """Whether the present call is all of its statement's right side, so that names may be taken over."""
+    assigning: frozenset[str] = frozenset()
+    """Variables that the present statement writes anew."""
     returns: list[Value] = field(default_factory=list)
     attempt: bool = False
     result: Value | None = None
@@ -43,7 +45,8 @@ class Frame:
         return [self, *(self.parent.chain() if self.parent else [])]
 
     def alive(self, variable: str) -> bool:
-        return any(variable in future for future in self.futures)
+        """Whether the present value is still read after this statement."""
+        return variable not in self.assigning and any(variable in future for future in self.futures)
 
     def written(self, variable: str) -> str:
         """The name under which a variable of the source is written; another one where it would hide one still needed."""

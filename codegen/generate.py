@@ -22,6 +22,7 @@ from .ir import Class, Constant, Method, Module
 from .leaves import is_torch
 from .naming import name_plans
 from .plans import Made, Planner, stateful
+from .problems import PROBLEMS, diagnosed
 from .programs import CallNode, ProgramMethod, Writer, shape, shaped
 from .settle import Settler
 from .specialise import Specializer
@@ -35,7 +36,10 @@ if TYPE_CHECKING:
 
 def source(model: CompiledModel) -> str:
     """Standalone source with the model's state-dict keys and programs. Raises DiagnosticError."""
-    return render(Generator(model).module())
+    try:
+        return render(Generator(model).module())
+    except PROBLEMS as error:
+        raise diagnosed(error, model) from error
 
 
 @cache
@@ -77,7 +81,8 @@ class Generator:
         for program in programs:
             program.body = self.unpacked(program.body)
         units = list(dict.fromkeys(u for u in self.special.unit_of.values() if u is not None and u.me is not None))
-        every = [*units, *(m for u in units for m in u.methods.values()), *self.special.units.values()]
+        functions = [u for u in self.special.units.values() if not u.opaque]
+        every = [*units, *(m for u in units for m in u.methods.values()), *functions]
         Settler(every, self.special.unit_of, [p.body for p in programs]).run()
         planner = Planner(self.code_of, self.model.dtype)
         used = {c.node.component for p in programs for c in p.calls}
@@ -150,7 +155,11 @@ class Generator:
             if id(module) not in self.special.verbatim and method_node_of(cls, "forward") is None and torch_base(cls) is not nn.Module:
                 return None  # a class of torch with other first weights, or a container
             if cls not in self.codes:
-                self.codes[cls] = verbatim(cls)
+                try:
+                    self.codes[cls] = verbatim(cls)
+                except PROBLEMS as error:
+                    error.path = path  # type: ignore[attr-defined]
+                    raise
             return self.codes[cls]
         if trivial(unit) or (unit.me is None and torch_base(cls) is not nn.Module):
             return None
@@ -288,6 +297,7 @@ class Everything(Builder):
         from itertools import repeat
 
         super().__init__(repeat(None))
+        self.literal = True
 
 
 def trivial(unit: Unit) -> bool:

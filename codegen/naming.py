@@ -34,7 +34,9 @@ def name_plans(plans: Iterable[Plan], components: Mapping[str, Component]) -> No
             if prefix and not name.startswith(prefix) and towers.count(prefix) == 1:
                 plan.name = prefix + name
             elif prefix and towers.count(prefix) > 1:
-                plan.name = (prefix if not name.startswith(prefix) else "") + place(plan) + name
+                others = [p for p, t in zip(same, towers) if t == prefix and p is not plan]
+                base = name.removeprefix(prefix)
+                plan.name = prefix + (special(plan, others) or place(plan)) + base
 
 
 def tower(plan: Plan, components: Mapping[str, Component]) -> str:
@@ -49,6 +51,13 @@ def _tower(id: str, components: Mapping[str, Component]) -> str:
         return ""
     kind = components[id].kind.partition(".")[0]
     return TOWERS.get(kind) or type(components[id]).__name__
+
+
+def special(plan: Plan, others: list[Plan]) -> str:
+    """A part that the others of its kind lack: `Cross` for a layer with cross-attention."""
+    theirs = {attr for other in others for attr, _ in other.instances[0].members}
+    own = [attr for attr, _ in plan.instances[0].members if attr not in theirs]
+    return "".join(w.title() for w in own[0].split("_")) if own else ""
 
 
 def place(plan: Plan) -> str:

@@ -179,7 +179,11 @@ class Planner:
 
     def make(self, module: nn.Module, path: str) -> Made:
         """Describe a module and everything below. Plans are complete only after `close` of their level."""
-        made = self._describe(module, path)
+        try:
+            made = self._describe(module, path)
+        except Unwritable as error:
+            error.path = getattr(error, "path", path)  # type: ignore[attr-defined]
+            raise
         self.by_module[id(module)] = made
         return made
 

@@ -34,9 +34,17 @@ def quoted(text: str) -> str:
     return plain
 
 
-def inside(text: str) -> str:
-    """A constant part of an f-string in double quotes."""
-    return repr("'" + text)[2:-1].replace('"', '\\"').replace("{", "{{").replace("}", "}}")
+def inside(text: str, formatted: bool = True) -> str:
+    """A text between double quotes; braces are doubled in an f-string."""
+    made = []
+    for c in text:
+        if c in '\\"':
+            made.append("\\" + c)
+        elif c in "{}" and formatted:
+            made.append(c * 2)
+        else:
+            made.append(c if c.isprintable() else repr(c)[1:-1])
+    return "".join(made)
 
 
 def flat(node: Any, level: int = 0) -> str:
@@ -329,9 +337,7 @@ def broken(node: Any, width: int) -> list[str]:
             text = part.value
             split = [w + " " for w in text.split(" ")]
             split[-1] = split[-1][:-1]
-            pieces = [inside(w) if formatted else quoted(w + '"')[1:-1].replace('"', '\\"')[:-2] for w in split if w]
-            if not formatted:
-                pieces = [repr("'" + w)[2:-1].replace('"', '\\"') for w in split if w]
+            pieces = [inside(w, formatted) for w in split if w]
         else:
             pieces = [_piece(part)]
         for i, piece in enumerate(pieces):

@@ -255,6 +255,8 @@ class Writer:
                 continue
             key = f"{whole} <- {other}"
             worlds = frozenset(w for w, f in found.items() if f == other)
+            if other is None:  # wherever its own node does not run
+                worlds = self.worlds.all - frozenset(w for w, s in self.worlds.slices.items() if self.runs(whole, s))
             if key in self.merged:
                 for made in self.items:
                     if getattr(made, "key", None) == key:
@@ -266,6 +268,9 @@ class Writer:
             made.key = key  # type: ignore[attr-defined]
             self.items.append(made)
         return name(variable), {variable}
+
+    def runs(self, value: str, program: ProgramGraph) -> bool:
+        return any(value == v for n in program.nodes for v, _ in n.values())
 
     def step(self, node: Node, arguments: Mapping[str, Any], worlds: frozenset[World]) -> None:
         """A slice, fold or unfold: part of the expression that reads it, or a variable where several do."""

@@ -64,7 +64,9 @@ class Settler:
                     yield found
 
     def callee(self, what: Any) -> Unit | None:
-        return what if isinstance(what, Unit) else self.unit_of.get(id(what))
+        if isinstance(what, Unit):
+            return None if what.opaque else what
+        return self.unit_of.get(id(what))
 
     # ---- what is needed
 

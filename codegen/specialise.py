@@ -17,6 +17,7 @@ from .evaluate import may_be_none
 from .execute import Executor
 from .frames import Frame
 from .leaves import is_torch
+from .source import definition, refer
 from .trees import literal, name
 
 
@@ -98,9 +99,19 @@ class Specializer(Executor):
         while pending:
             pending = False
             for unit in list(self.units.values()):
-                if unit.dirty:
+                if unit.dirty and not unit.opaque:
                     pending = True
-                    self.follow(unit)
+                    self.follow_function(unit)
+
+    def follow_function(self, unit: Unit) -> None:
+        try:
+            self.follow(unit)
+        except RecursionError:
+            raise
+        except Exception as error:  # as for a class
+            self.failed[unit.name] = f"{type(error).__name__}: {error}"
+            unit.opaque = True
+            unit.tree = refer(definition(unit.key), unit.key[0])
 
     def unit(self, path: str, module: nn.Module) -> Unit | None:
         found = method_node_of(type(module), "forward")

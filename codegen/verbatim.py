@@ -6,6 +6,7 @@ import ast
 import copy
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from torch import nn
@@ -29,7 +30,7 @@ class Code:
     results: Any = None
     """How `forward` gives several outputs: None for a dict by name, else the names in the order of a tuple."""
 
-    @property
+    @cached_property
     def key(self) -> str:
         return self.doc + "".join(ast.dump(m) for m in self.methods)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import json
 import subprocess
 import sys
@@ -21,17 +20,30 @@ PLUGIN = HERE.parents[1] / "plugins" / "vlmgraph-abstractor"
 SPECS = ("clip", "llava-1.5", "cogvlm", "blip-2", "flamingo", "idefics", "qwen2-vl", "janus")
 
 
-def helper(name: str):
-    spec = importlib.util.spec_from_file_location(f"codegen_{name}", HERE / f"{name}.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def installed(place: Path, name: str, package: Path, entry_points: dict[str, dict[str, str]]) -> list[str]:
+    """Make a package look installed: its entry points in `place`. Gives the folders that stand on the path now."""
+    info = place / f"{name.replace('-', '_')}-0.1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1.0\n")
+    groups = [f"[{g}]\n" + "".join(f"{k} = {v}\n" for k, v in points.items()) for g, points in entry_points.items()]
+    (info / "entry_points.txt").write_text("\n".join(groups))
+    added = [str(package), str(place)]
+    sys.path[:0] = added
+    importlib.invalidate_caches()
+    registry.cache_clear()
+    return added
+
+
+def removed(added: list[str]) -> None:
+    for path in added:
+        if path in sys.path:
+            sys.path.remove(path)
+    registry.cache_clear()
 
 
 @pytest.fixture(scope="session")
 def plugin(tmp_path_factory):
-    """The abstractor plugin as if installed: its package and its entry points on the path."""
+    """The abstractor plugin as if installed."""
     if any(d.metadata["name"] == "vlmgraph-abstractor" for d in importlib.metadata.distributions()):
         yield
         return
@@ -40,19 +52,9 @@ def plugin(tmp_path_factory):
     else:
         import tomli as tomllib
     project = tomllib.loads((PLUGIN / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    place = tmp_path_factory.mktemp("site")
-    info = place / "vlmgraph_abstractor-0.1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: vlmgraph-abstractor\nVersion: 0.1.0\n")
-    groups = [f"[{g}]\n" + "".join(f"{k} = {v}\n" for k, v in points.items()) for g, points in project["entry-points"].items()]
-    (info / "entry_points.txt").write_text("\n".join(groups))
-    sys.path[:0] = [str(PLUGIN), str(place)]
-    importlib.invalidate_caches()
-    registry.cache_clear()
+    added = installed(tmp_path_factory.mktemp("site"), "vlmgraph-abstractor", PLUGIN, project["entry-points"])
     yield
-    for path in (str(PLUGIN), str(place)):
-        sys.path.remove(path)
-    registry.cache_clear()
+    removed(added)
 
 
 def awake(model) -> None:
@@ -90,3 +92,18 @@ def isolated(folders: list[Path]) -> list[list[str]]:
     run = subprocess.run([sys.executable, "-I", str(HERE / "isolated.py"), *map(str, folders)], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     return [json.loads(line) for line in run.stdout.splitlines()]
+
+
+@pytest.fixture(scope="session")
+def generated(tmp_path_factory, plugin):
+    """Tiny models by spec: (folder, text, differences found where vlmgraph cannot be imported)."""
+    import importlib.util
+
+    found = importlib.util.spec_from_file_location("codegen_inputs", HERE / "inputs.py")
+    assert found and found.loader
+    inputs = importlib.util.module_from_spec(found)
+    found.loader.exec_module(inputs)
+    root = tmp_path_factory.mktemp("generated")
+    texts = {name: recorded(vlmgraph.read_spec(name, size="tiny"), root / name, cases()) for name, cases in inputs.CASES.items()}
+    results = isolated([root / name for name in texts])
+    return {name: (root / name, text, result) for (name, text), result in zip(texts.items(), results, strict=True)}

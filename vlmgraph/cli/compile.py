@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from ..diagnostics import DiagnosticError
+from ..diagnostics import codes as C
 from .common import progress, read, spec_arguments, unwritable
 from .show import elaborated, pass_arguments
 
@@ -34,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     elaborated(args, spec)  # findings come before torch is imported
     # a lock file is called alike everywhere: the model's name tells them apart
     name = spec.model.model.name if spec.name.endswith(".lock") and spec.model.model else spec.name
+    sourceless: DiagnosticError | None = None
     output = args.output or "/".join(["build", "-".join(filter(None, (name, args.variant, args.size)))])
     with replacing(output) as folder:
         with progress(f"building {spec.name}"):
@@ -45,6 +48,12 @@ def run(args: argparse.Namespace) -> int:
                 model.save(folder)
             except OSError as error:
                 raise unwritable(output, error) from error
+            except DiagnosticError as error:
+                if {d.code for d in error.diagnostics} != {C.CANNOT_WRITE_SOURCE}:
+                    raise
+                sourceless = error  # the folder has everything else
         written = sorted(p.name for p in folder.iterdir())
     print(f"{output}: {', '.join(written)}", file=sys.stderr)
+    if sourceless is not None:
+        raise sourceless
     return 0

@@ -125,6 +125,7 @@ NO_GENERATE = "VG0725"
 BAD_INPUT_DTYPE = "VG0726"
 # VG08 export
 UNKNOWN_TARGET = "VG0801"
+CANNOT_WRITE_SOURCE = "VG0802"
 # VG09 the command line
 OUTPUT = "VG0901"
 NO_WEIGHTS = "VG0902"
@@ -244,6 +245,7 @@ TITLES = {
     BAD_INPUT_DTYPE: "an input of the wrong dtype",
     NO_GENERATE: "a model that does not generate",
     UNKNOWN_TARGET: "unknown export target",
+    CANNOT_WRITE_SOURCE: "a part without source that stands alone",
     OUTPUT: "an output folder that cannot be written",
     NO_WEIGHTS: "a model without weights",
 }
