@@ -1,1 +1,1 @@
-"""Measurements beside other software, on the machine at hand. `make bench` runs them all and writes results/."""
+"""Measurements beside other software, on the machine at hand. `make bench` runs them all and writes README.md and results/."""

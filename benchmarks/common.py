@@ -1,4 +1,4 @@
-"""Interleaved runs of whole processes, their medians, and the files that results are written to."""
+"""Interleaved runs of whole processes, their medians, and the file that results are written to."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,34 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[1]
 RUNS = 7
+PYTHON = sys.executable
+VLMGRAPH = [PYTHON, "-m", "vlmgraph"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """One benchmark's outcome. `goals` say what is asked for and whether it was met."""
+
+    name: str
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    result: Mapping[str, Any]
+    goals: Mapping[str, bool] = field(default_factory=dict)
+    note: str = ""
+    runs: int = RUNS
+
+    def markdown(self) -> str:
+        lines = [f"## {self.title}", "", "| " + " | ".join(self.header) + " |"]
+        lines.append("| " + " | ".join("---" if not i else "---:" for i in range(len(self.header))) + " |")
+        lines += ["| " + " | ".join(map(str, row)) + " |" for row in self.rows]
+        lines += ["", f"Medians of {self.runs} interleaved runs." + (f" {self.note}" if self.note else "")]
+        lines += ["", *(f"- {'met' if met else '**not met**'}: {goal}" for goal, met in self.goals.items())] if self.goals else []
+        return "\n".join([*lines, ""])
 
 
 def process(command: Sequence[str]) -> dict[str, Any]:
-    """Wall seconds, peak resident memory in MB, and what the process printed last as JSON (if it did).
+    """Wall and processor seconds, peak resident memory in MB, and what the process printed last as JSON (if it did).
 
     Raises RuntimeError with the output of a process that fails.
     """
@@ -38,11 +63,13 @@ def process(command: Sequence[str]) -> dict[str, Any]:
         raise RuntimeError(f"{' '.join(command)} failed:\n{printed}{errors}")
     last = printed.strip().splitlines()[-1] if printed.strip() else ""
     inner = json.loads(last) if last.startswith("{") else {}
-    return {"seconds": seconds, "peak_mb": usage.ru_maxrss / 1024, **inner}
+    return {"seconds": seconds, "cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_mb": usage.ru_maxrss / 1024, **inner}
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    """One thread, no network, and byte code kept between runs, as an installed package has it."""
+    kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 
 
 def interleaved(commands: Mapping[str, Sequence[str]], runs: int = RUNS) -> dict[str, dict[str, Any]]:
@@ -61,7 +88,7 @@ def interleaved(commands: Mapping[str, Sequence[str]], runs: int = RUNS) -> dict
 
 
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "machine": f"{platform.machine()}, {os.cpu_count()} cores"}
+    found = {"Python": platform.python_version()}
     for package in ("vlmgraph", "torch", "transformers", "pydantic"):
         try:
             found[package] = version(package)
@@ -70,24 +97,35 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write(name: str, title: str, result: Mapping[str, Any], header: Sequence[str], rows: Sequence[Sequence[Any]], note: str = "") -> None:
-    """`results/NAME.json` with all numbers and `results/NAME.md` with a table."""
+def machine() -> str:
+    """The processor, its cores, and how busy they were: a busy machine makes every wall time worse."""
+    model = platform.machine()
+    try:
+        names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        model = names[0] if names else model
+    except OSError:
+        pass
+    return f"{model}, {os.cpu_count()} cores"
+
+
+def write(tables: Sequence[Table], load: tuple[float, float]) -> str:
+    """`results/NAME.json` with all numbers of each table, and README.md with the tables themselves."""
     RESULTS.mkdir(exist_ok=True)
-    data = {"title": title, "runs": RUNS, "versions": versions(), "result": result}
-    (RESULTS / f"{name}.json").write_text(json.dumps(data, indent=2) + "\n")
-    lines = [
-        f"## {title}",
-        "",
-        "| " + " | ".join(header) + " |",
-        "| " + " | ".join("---" if not i else "---:" for i in range(len(header))) + " |",
-    ]
-    lines += ["| " + " | ".join(map(str, row)) + " |" for row in rows]
-    used = ", ".join(f"{k} {v}" for k, v in versions().items())
-    lines += ["", *([note, ""] if note else []), f"Median of {RUNS} interleaved runs; {used}.", ""]
-    text = "\n".join(lines)
-    (RESULTS / f"{name}.md").write_text(text)
-    print(text)
-
-
-PYTHON = sys.executable
-VLMGRAPH = [PYTHON, "-m", "vlmgraph"]
+    for table in tables:
+        data = {"title": table.title, "runs": table.runs, "versions": versions(), "machine": machine(), "goals": dict(table.goals)}
+        (RESULTS / f"{table.name}.json").write_text(json.dumps({**data, "result": table.result}, indent=2) + "\n")
+    busy = f"{load[0]:.1f} before and {load[1]:.1f} after"
+    text = "\n".join(
+        [
+            "# Benchmarks",
+            "",
+            "Written by `make bench` (`python -m benchmarks`); not edited by hand. All numbers of every run are in `results/`.",
+            "",
+            f"{', '.join(f'{k} {v}' for k, v in versions().items())}; {machine()}; load average {busy}.",
+            "Whole processes are started one after another, each beside its peer, with one thread and byte code in place.",
+            "",
+            *(table.markdown() for table in tables),
+        ]
+    )
+    (Path(__file__).parent / "README.md").write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+    return text
