@@ -474,3 +474,17 @@ def test_extends_over_several_files(tmp_path):
     graph = elaborate(vlmgraph.read_spec(tmp_path / "three.toml"))
     assert {id: c.depth for id, c in graph.components.items()} == {"a": 4, "b": 4}
     assert graph.components["b"].act == "relu" and graph.node("b").inputs == {"x": "a"} and graph.stages["tune"].train == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"graph": {"edges": ["x -> a -> b -> c", "ref.y -> y"]}}, "VG0308"),
+        ({"graph": {"edges": ["x -> a -> b -> c", "ref.ref.c -> y"]}}, "VG0303"),
+        ({"components": {"a": LINEAR, "b": LINEAR, "c": LINEAR, "ref": {"copy": ["a", "c"], "depth": 2}}}, "VG0204"),
+    ],
+    ids=["itself", "copy-of-a-copy", "broken"],
+)
+def test_copies_that_cannot_be_are_findings(change, code):
+    source = {**copied(), "programs": {"forward": {"outputs": ["y", "ref.c"]}}, **change}
+    assert set(codes(source)) == {code}

@@ -18,7 +18,7 @@ from .blocks import Use, expand_blocks, place_part, place_use, unfed_ports
 from .configs import Configs
 from .copies import open_copies, read_copies, shadow
 from .declare import read_objectives, read_programs, read_stages, read_ties
-from .ends import tokens_outside, unfed_outputs, unused_inputs
+from .ends import idle_components, tokens_outside, unfed_outputs, unused_inputs
 from .names import Names, read_names
 from .procedures import read_procedures
 from .wiring import Scope, Wiring
@@ -52,8 +52,10 @@ def elaborate(spec: Spec, found: Collector | None = None) -> Graph | None:
     nodes = wiring.nodes()
     names = Names(wiring, unfed_ports(wiring, read_names(wiring, nodes)))
     nodes = [names.node(node) for node in nodes]
-    copied, same = shadow(nodes, [(copy, names.final(value)) for copy, value in wiring.shadows], copies)
-    wiring.aliases.update(same | {f"{c}.{v}": f"{c}.{final_}" for c, v in wiring.shadows if (final_ := names.final(v)) != v})
+    shadows = [(copy, value, names.final(value)) for copy, value in wiring.shadows if not shadows_itself(wiring, copy, value, names)]
+    copied, same = shadow(nodes, [(copy, final) for copy, _, final in shadows], copies)
+    copied = [node for node in copied if not node.component or node.component in configs.built]  # what is wrong with the others is said
+    wiring.aliases.update(same | {f"{copy}.{value}": f"{copy}.{final}" for copy, value, final in shadows if final != value})
     main, own = [], {}
     for node in [names.node(node) for node in nodes] + copied:
         loss = next((f"objective.{o}" for o in objectives if node.id == f"objective.{o}" or node.id.startswith(f"objective.{o}.")), "")
@@ -88,9 +90,19 @@ def elaborate(spec: Spec, found: Collector | None = None) -> Graph | None:
     if not found.failed:
         unused_inputs(spec, graph, found)
         tokens_outside(spec, configs, found)
+        idle_components(spec, graph, configs, found)
     if not main and not found.failed:
         found.add(Diagnostic(C.EMPTY_GRAPH, "the spec has no edges: there is nothing to compile", spec.label(("graph",), "", "key")))
     return ordered(graph, found)
+
+
+def shadows_itself(wiring: Wiring, copy: str, value: str, names: Names) -> bool:
+    """`reference.y -> y`: the copy of a value that is that copy. Reported as the circle it is."""
+    if not names.final(value).startswith(f"{copy}."):
+        return False
+    text = f"the graph goes round in a circle: {value} -> {copy}.{value} -> {value}"
+    wiring.found.add(Diagnostic(C.CYCLE, text, wiring.labels.get(f"edge:{value}")))
+    return True
 
 
 def places(spec: Spec, wiring: Wiring, tables: Mapping[str, Any]) -> None:

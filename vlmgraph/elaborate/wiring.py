@@ -383,6 +383,9 @@ class Wiring:
             text = f"{copy} copies several components: say which value of them, {copy}.NAME"
             self.found.add(Diagnostic(C.UNKNOWN_PORT, text, at, notes=("copies: " + ", ".join(sorted(self.copies[copy])),)))
             raise Broken
+        if end.path[1] in self.copies:
+            self.found.add(Diagnostic(C.UNKNOWN_PORT, f"{copy} copies components, and {end.path[1]} is a copy itself", at))
+            raise Broken
         values = self.sources(replace(end, path=end.path[1:]), label, Scope(), None, first=True)
         self.shadows.update(((copy, value), None) for value in values)
         return [f"{copy}.{value}" for value in values]
