@@ -116,19 +116,20 @@ def opened(args: argparse.Namespace) -> tuple[CompiledModel, Path | None]:
     """The model, and its folder where it has one. Raises DiagnosticError for a large one without weights."""
     from .. import api
 
-    usable(args.device)
     path = Path(args.model)
     if path.is_dir():
         if args.size or args.variant or args.overrides:
             raise UsageError(f"{path} is a folder of a built model: --size, --variant and --set are for specs")
         if (path / "spec.lock.toml").is_file() and not any(path.glob("*.safetensors")):
-            weightless(api.elaborate(path / "spec.lock.toml"), args, f"{path} holds no weights: it was compiled on the meta device")
+            weightless(api.elaborate(path / "spec.lock.toml"), args, f"{path} was compiled on the meta device and holds no weights")
+        usable(args.device)
         import torch
 
         torch.manual_seed(args.seed)
         return api.load(path, device=args.device, dtype=args.dtype), path
     spec = read(args, args.model)
-    weightless(api.elaborate(spec), args, f"a spec holds no weights: {args.model}")
+    weightless(api.elaborate(spec), args, f"{args.model} is a spec and holds no weights")
+    usable(args.device)
     return api.compile(spec, device=args.device, dtype=args.dtype or "float32", seed=args.seed), None
 
 
@@ -146,7 +147,7 @@ def weightless(graph: Graph, args: argparse.Namespace, reason: str) -> None:
     if there is not None and needed > there:
         text = f"random weights of {graph.name} take {needed / 1e9:.1f} GB, this machine has {there / 1e9:.1f} GB of memory"
         raise DiagnosticError(Diagnostic(C.NO_WEIGHTS, text, fix="choose a smaller --size, or --dtype bfloat16"))
-    text = f"{reason}; its weights are random, and so is what it says"
+    text = f"{reason}: they are random here, and so is what the model says"
     noted([Diagnostic(C.NO_WEIGHTS, text, severity="warning")])
 
 
