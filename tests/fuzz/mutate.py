@@ -367,10 +367,10 @@ def mutate_text(text: str, rng: random.Random) -> str:
 # ---- whole specs
 
 
-def mutant(rng: random.Random) -> tuple[str, dict[str, Any]]:
-    """The text of a broken spec, and how to read it."""
+def mutant(rng: random.Random, level: str = "") -> tuple[str, dict[str, Any]]:
+    """The text of a spec broken in its `text` or its `values`, and how to read it."""
     text = BASES[rng.choice(sorted(BASES))]
-    if rng.random() < 0.35:
+    if (level or rng.choice(["text", "values", "values"])) == "text":
         for _ in range(rng.choice([1, 1, 2, 4])):
             text = mutate_text(text, rng)
     else:

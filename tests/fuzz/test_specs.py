@@ -16,7 +16,7 @@ from tests.fuzz.outcome import outcome
 from vlmgraph.diagnostics.render import render
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = {"files": 1900, "dicts": 150, "twice": 60}
+EXAMPLES = {"text": 750, "values": 1200, "dicts": 150, "twice": 60}
 """Mutated specs of each test; together more than 2,000."""
 
 
@@ -33,8 +33,8 @@ def file(tmp_path_factory):
     return tmp_path_factory.mktemp("fuzz") / "mutant.toml"
 
 
-def written(file, rng: Random):
-    text, options = mutant(rng)
+def written(file, rng: Random, level: str = ""):
+    text, options = mutant(rng, level)
     file.write_bytes(text.encode("utf-8", "surrogatepass"))
     return options
 
@@ -48,11 +48,19 @@ def test_what_is_mutated_is_sound(name, file):
         assert found == [] and graph is not None
 
 
-@examples("files")
-@given(rng=randomness)
-def test_files(file, rng):
-    options = written(file, rng)
-    outcome(file, options)
+@pytest.mark.parametrize("level", ["text", "values"])
+def test_files(file, level):
+    ran = []
+
+    @examples(level)
+    @given(rng=randomness)
+    def run(rng):
+        options = written(file, rng, level)
+        outcome(file, options)
+        ran.append(options)
+
+    run()
+    assert len(ran) >= EXAMPLES[level]
 
 
 @examples("twice")

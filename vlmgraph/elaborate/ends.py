@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..diagnostics import Collector, Diagnostic
 from ..diagnostics import codes as C
 from ..ir.graph import Graph
+from ..ir.order import owner
 from ..spec import Spec
 from .configs import Configs
 from .wiring import Wiring
@@ -56,3 +57,24 @@ def tokens_outside(spec: Spec, configs: Configs, found: Collector) -> None:
 def _vocabulary(config: object) -> int | None:
     value = getattr(config, "vocab", None)
     return value if isinstance(value, int) else None
+
+
+def idle_components(spec: Spec, graph: Graph, configs: Configs, found: Collector) -> None:
+    """Components that no edge touches, with dims that only an edge could give: they could never be built."""
+    nodes = [*graph.nodes, *(node for o in graph.objectives.values() for node in o.nodes)]
+    rebound = {id for o in graph.objectives.values() for id, _ in o.rebind}
+    producer = {value: node.id for node in nodes for value, _ in node.values()}
+    read = {p for node in nodes for s in node.sources() if (p := owner(s, producer))}
+    read |= {p for value in graph.aliases.values() if (p := owner(value, producer))}
+    touched = {node.component for node in nodes if node.inputs or node.id in rebound | read}
+    for id, config in graph.components.items():
+        if id in touched or id not in configs.tables:
+            continue
+        ports = [config.signature(facet) for facet in (config.facets or ("",))]
+        types = [t for p in ports for t in (*(t for t in p.inputs.values() if not t.optional), *p.outputs.values())]
+        symbols = dict.fromkeys(s.name for t in types for d in t.dims for s in sorted(d.symbols()))
+        missing = [name for name in symbols if name in type(config).model_fields and getattr(config, name) is None]
+        if missing:
+            at = spec.label(configs.tables[id][1], "no edge leads here", "key")
+            text, fix = f"{id} is connected to nothing, and {id}.{missing[0]} follows from no edge", "add an edge, or remove the component"
+            found.add(Diagnostic(C.CANNOT_INFER, text, at, fix=fix))

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from ..components.base import Ports
 from ..diagnostics import Collector
-from ..ir.dims import Dim
+from ..ir.dims import Dim, Symbol
 from ..ir.graph import COMPANIONS, SLICE, Graph, Node
 from ..ir.types import Type
 from .base import Pass
@@ -36,7 +36,13 @@ class Carry(Pass):
             _carry_on(node, ports, carried)
         used = {s for n in nodes.values() for s in n.sources()} | {n.id for n in graph.nodes}
         kept = tuple(n for n in nodes.values() if n.id in used)
-        return replace(graph, nodes=kept, companions=carried, wired=graph.nodes)
+        made = {value for n in kept for value, _ in n.values()} | set(graph.inputs)
+        there = {v: {kind: c for kind, c in own.items() if graph.resolve(c) in made} for v, own in carried.items()}
+        return replace(graph, nodes=kept, companions={v: own for v, own in there.items() if own}, wired=graph.nodes)
+
+
+LEADING = Dim.of(Symbol("..."))
+"""Stands for the token dim of a port that names no more than the width, `tokens[..., d]`: such ports keep all dims before it."""
 
 
 def _feed(node: Node, ports: Ports, carried: Mapping[str, Mapping[str, str]]) -> Node:
@@ -84,7 +90,9 @@ def _token_dim(type_: Type) -> Dim | None:
     if type_.list or type_.kind not in ("tokens", "ids", "patches"):
         return None
     at = 1 if type_.kind == "ids" else 2
-    return type_.dims[-at] if len(type_.dims) >= at else None
+    if len(type_.dims) >= at:
+        return type_.dims[-at]
+    return LEADING if type_.rest else None
 
 
 def _slice_companions(node: Node, carried: dict[str, Mapping[str, str]]) -> list[Node]:
