@@ -99,6 +99,16 @@ def test_default_names(vlmgraph: Command, tmp_path: Path, monkeypatch: pytest.Mo
     assert {p.name for p in (tmp_path / "build").iterdir()} == {"clip-tiny", "clip-vit-b-32"}
 
 
+@pytest.mark.parametrize("name", ["../../outside", "/tmp/outside", "a/b", "..", ""])
+def test_a_name_is_no_path(vlmgraph: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    monkeypatch.chdir(inner)
+    (inner / "x.lock.toml").write_text(f'vlmgraph = 1\nextends = "clip"\nmodel = {{ name = "{name}" }}\n')
+    vlmgraph("compile", "x.lock.toml", "--size", "tiny")
+    assert {p.name for p in (inner / "build").iterdir()} == {"x.lock-tiny"} and [p.name for p in tmp_path.iterdir()] == ["inner"]
+
+
 class TestOutput:
     """Where nothing can be written: a finding, and nothing that was there is touched."""
 

@@ -16,6 +16,7 @@ import sys
 
 from ..diagnostics import DiagnosticError
 from ..diagnostics import codes as C
+from ..spec.locate import NAME
 from .common import progress, read, spec_arguments, unwritable
 from .show import elaborated, pass_arguments
 
@@ -34,8 +35,9 @@ def run(args: argparse.Namespace) -> int:
 
     spec = read(args)
     elaborated(args, spec)  # findings come before torch is imported
-    # a lock file is called alike everywhere: the model's name tells them apart
-    name = spec.model.model.name if spec.name.endswith(".lock") and spec.model.model else spec.name
+    # a lock file is called alike everywhere: the model's name tells them apart, where it can be that of a folder
+    told = spec.model.model.name
+    name = told if spec.name.endswith(".lock") and NAME.fullmatch(told) else spec.name
     sourceless: DiagnosticError | None = None
     output = args.output or "/".join(["build", "-".join(filter(None, (name, args.variant, args.size)))])
     with replacing(output) as folder:
