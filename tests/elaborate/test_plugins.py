@@ -38,8 +38,8 @@ class Part(Connector, name='connector.fake'):
 from vlmgraph.components.base import Connector, Ports
 from vlmgraph.ir import types as T
 class Part(Connector, name='connector.fake'):
-    parts: int = 0
-    ports = Ports(x=T.tokens['B', 'N', 'd'], returns=T.tokens['B', 'N/parts', 'd'])
+    pieces: int = 0
+    ports = Ports(x=T.tokens['B', 'N', 'd'], returns=T.tokens['B', 'N/pieces', 'd'])
 """,
     "counts_fail": """
 from vlmgraph.components.base import Connector, Ports
