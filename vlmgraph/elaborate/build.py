@@ -108,6 +108,7 @@ def shadows_itself(wiring: Wiring, copy: str, value: str, names: Names) -> bool:
 def places(spec: Spec, wiring: Wiring, tables: Mapping[str, Any]) -> None:
     """Where things are declared, for later passes."""
     paths = {f"component:{id}": path for id, (_, path) in tables.items()}
+    paths |= {f"field:{id}.{name}": (*path, name) for id, (given, path) in tables.items() for name in given}
     paths |= {f"input:{name}": ("inputs", name) for name in wiring.inputs} | {
         f"output:{name}": ("outputs", name) for name in wiring.declared
     }
@@ -115,7 +116,7 @@ def places(spec: Spec, wiring: Wiring, tables: Mapping[str, Any]) -> None:
     paths |= {f"expect:{name}": ("expect", name) for name in expect}
     paths |= {f"expect:params.{name}": ("expect", "params", name) for name in table(expect, "params")}
     for key, path in paths.items():
-        label = spec.label(path, "", "value" if key.startswith("expect:") else "key")
+        label = spec.label(path, "", "value" if key.startswith(("expect:", "field:")) else "key")
         if label:
             wiring.labels[key] = label
 

@@ -448,15 +448,33 @@ class _Inference:
         second = self.label(other, "the other party") if other else None
         self.found.add(Diagnostic(code, message, self.label(key), (second,) if second else (), notes, fix))
 
-    def edge_report(self, code: str, node: Node, port: str, value: str, message: str, notes: tuple[str, ...] = ()) -> None:
+    def edge_report(
+        self, code: str, node: Node, port: str, value: str, message: str, notes: tuple[str, ...] = (), axis: int | None = None
+    ) -> None:
+        """A finding about an edge, with both of its ends: where the fields are set that `axis` follows from, else the declarations."""
         edge = self.label(f"edge:{node.id}.{port}") or self.label(f"node:{node.id}")
         producer = value.split(".hidden.")[0].split("[")[0].split(".folded")[0]
+        source = next((n for n in self.graph.nodes if n.id == producer), None)
         others = [
-            self.label(f"input:{producer}", f"{producer} is declared here")
+            self.set_here(source, value, axis)
+            or self.label(f"input:{producer}", f"{producer} is declared here")
             or self.label(f"node:{producer}", f"{producer} comes from here"),
-            self.label(f"component:{node.component}", f"{node.id} is declared here"),
+            self.set_here(node, port, axis) or self.label(f"component:{node.component}", f"{node.id} is declared here"),
         ]
         self.found.add(Diagnostic(code, message, edge, tuple(o for o in others if o and o != edge), notes))
+
+    def set_here(self, node: Node | None, name: str, axis: int | None) -> Label | None:
+        """The place of a field that a dim of a node's port (or of the value `name` of it) follows from."""
+        if node is None or axis is None or node.op != CALL:
+            return None
+        ports = self.graph.config(node).signature(node.facet)
+        outputs = {node.value(port): ports.outputs.get(port) for port in node.outputs}
+        type_ = ports.inputs.get(name) or outputs.get(name)
+        if type_ is None or -axis > len(type_.dims):
+            return None
+        fields = [s.name for s in type_.dims[axis].symbols()]
+        labels = [self.label(f"field:{node.component}.{f}", f"{node.component}.{f} is set here") for f in fields]
+        return next((label for label in labels if label), None)
 
     def dim_report(self, node: Node, port: str, value: str, type_: Type, shape: Type, axis: int, conflict: Conflict) -> None:
         """Name the dim that disagrees and say both numbers with both parties."""
@@ -475,7 +493,7 @@ class _Inference:
             f"{value}: {self.shown(type_)}",
             f"{node.id}.{port}: {self.shown(replace(shape, dims=self.ports(node, self.graph.config(node))[1].inputs[port].dims))}",
         )
-        self.edge_report(code, node, port, value, message, notes)
+        self.edge_report(code, node, port, value, message, notes, axis)
 
 
 def _product(dims: tuple[Dim, ...]) -> Dim:
