@@ -1,4 +1,4 @@
-"""`python -m benchmarks [check build compile scaling]`: runs them and writes README.md where all were run."""
+"""`python -m benchmarks [check build compile scaling]`: runs them; README.md shows the latest results of each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import sys
 from importlib import import_module
 
-from .common import Table, write
+from .common import page, save
 
 NAMES = ("check", "build", "compile", "scaling")
 
@@ -15,13 +15,12 @@ def main(names: list[str]) -> None:
     for name in names:
         if name not in NAMES:
             sys.exit(f"there is no benchmark {name!r}; benchmarks: {', '.join(NAMES)}")
-    before = os.getloadavg()[0]
-    tables: list[Table] = []
     for name in names or NAMES:
-        tables.append(import_module(f"benchmarks.{name}").measure())
-        print(tables[-1].markdown())
-    if len(tables) == len(NAMES):
-        write(tables, (before, os.getloadavg()[0]))
+        before = os.getloadavg()[0]
+        table = import_module(f"benchmarks.{name}").measure()
+        save(table, (before, os.getloadavg()[0]))
+        print(table.markdown())
+        page(NAMES)
 
 
 main(sys.argv[1:])

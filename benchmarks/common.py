@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> str:
-    """The processor, its cores, and how busy they were: a busy machine makes every wall time worse."""
+    """The processor and its cores."""
     model = platform.machine()
     try:
         names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
@@ -108,24 +108,31 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} cores"
 
 
-def write(tables: Sequence[Table], load: tuple[float, float]) -> str:
-    """`results/NAME.json` with all numbers of each table, and README.md with the tables themselves."""
+def save(table: Table, load: tuple[float, float]) -> None:
+    """`results/NAME.json`: all numbers of a table with where and when they were taken."""
     RESULTS.mkdir(exist_ok=True)
-    for table in tables:
-        data = {"title": table.title, "runs": table.runs, "versions": versions(), "machine": machine(), "goals": dict(table.goals)}
-        (RESULTS / f"{table.name}.json").write_text(json.dumps({**data, "result": table.result}, indent=2) + "\n")
-    busy = f"{load[0]:.1f} before and {load[1]:.1f} after"
-    text = "\n".join(
-        [
-            "# Benchmarks",
-            "",
-            "Written by `make bench` (`python -m benchmarks`); not edited by hand. All numbers of every run are in `results/`.",
-            "",
-            f"{', '.join(f'{k} {v}' for k, v in versions().items())}; {machine()}; load average {busy}.",
-            "Whole processes are started one after another, each beside its peer, with one thread and byte code in place.",
-            "",
-            *(table.markdown() for table in tables),
-        ]
-    )
-    (Path(__file__).parent / "README.md").write_text(text.rstrip("\n") + "\n", encoding="utf-8")
-    return text
+    taken = {"versions": versions(), "machine": machine(), "load": [round(n, 1) for n in load]}
+    (RESULTS / f"{table.name}.json").write_text(json.dumps({**taken, **asdict(table)}, indent=1) + "\n", encoding="utf-8")
+
+
+def page(names: Sequence[str]) -> None:
+    """README.md from the results that there are."""
+    parts = []
+    for name in names:
+        path = RESULTS / f"{name}.json"
+        if not path.is_file():
+            continue
+        data = json.loads(path.read_text(encoding="utf-8"))
+        taken = {key: data.pop(key) for key in ("versions", "machine", "load")}
+        used = ", ".join(f"{k} {v}" for k, v in taken["versions"].items())
+        busy = " and ".join(map(str, taken["load"]))
+        parts += [Table(**data).markdown(), f"{used}; {taken['machine']}; load average {busy} before and after.", ""]
+    head = [
+        "# Benchmarks",
+        "",
+        "Written by `make bench` (`python -m benchmarks`); not edited by hand. All numbers of every run are in `results/`.",
+        "Whole processes are started one after another, each beside its peer, with one thread and byte code in place. Wall times of a",
+        "machine that does other things at the time (a load average above its cores) are longer; processor times change less.",
+        "",
+    ]
+    (Path(__file__).parent / "README.md").write_text("\n".join([*head, *parts]).rstrip("\n") + "\n", encoding="utf-8")
