@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .abstract import (
@@ -37,22 +36,13 @@ from .abstract import (
 from .evaluate import Evaluator, attempted, is_loose, may_be_none, merged
 from .frames import Frame
 from .source import definition, method_node
+from .stand import Stand
 from .trees import attribute, constant, literal, name
 
 SMALL_METHOD, SMALL_FUNCTION = 24, 11
 """Nodes of an expression up to which a call is replaced by it."""
 STRICT_DTYPE = {"bool", "long", "float", "int", "any", "all"}
 PURE = (len, max, min, int, float, bool, str, round, sum, abs, all, any)
-
-
-def resized(x: Tensor, size: Any = None, scale_factor: Any = None, **options: Any) -> Tensor:
-    """What `F.interpolate` gives, without loading the decompositions that the meta device needs for it."""
-    if size is None:
-        return x.new_empty(*x.shape[:2], *(int(n * scale_factor) for n in x.shape[2:]))
-    return x.new_empty(*x.shape[:2], *(size if isinstance(size, (tuple, list)) else [size] * (x.dim() - 2)))
-
-
-STAND_INS = {F.interpolate: resized}
 
 
 @dataclass(eq=False)
@@ -493,7 +483,7 @@ class Caller(Evaluator):
         raise Unsupported(f"the method {attr} of a {type(owner).__name__}")
 
     def dynamic_method(self, owner: Dynamic, attr: str, args: list[Value], keywords: dict[str, Value]) -> Value:
-        if isinstance(owner.sample, Tensor) and not args and not keywords:
+        if isinstance(owner.sample, Stand) and not args and not keywords:
             if attr == "dim":
                 return Known(owner.sample.dim())
             if attr == "is_floating_point" and not owner.loose:
@@ -529,7 +519,7 @@ class Caller(Evaluator):
         given, named = [samples(a) for a in args], {k: samples(v) for k, v in keywords.items()}
         sample = UNKNOWN
         if UNKNOWN not in map(id_or, (*given, *named.values())):
-            sample = attempted(lambda: STAND_INS.get(found, found)(*given, **named))
+            sample = attempted(lambda: found(*given, **named))
         return Dynamic(tree, sample, loose=is_loose(*args))
 
     def call_len(self, args: list[Value], keywords: Any, target: Py, frame: Frame) -> Value | None:
@@ -557,7 +547,7 @@ class Caller(Evaluator):
         if isinstance(value, Known):
             return Known(isinstance(value.value, wanted))
         if isinstance(value, Dynamic) and value.sample is not UNKNOWN and not value.none:
-            return Known(isinstance(value.sample, wanted))
+            return Known(issubclass(Tensor if isinstance(value.sample, Stand) else type(value.sample), wanted))
         return None
 
     def call_getattr(self, args: list[Value], keywords: Any, target: Py, frame: Frame) -> Value | None:

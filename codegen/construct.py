@@ -154,7 +154,10 @@ def constructor(plan: Plan) -> ast.FunctionDef | None:
             begin.args, begin.keywords = made.args, made.keywords
         body = [ast.Expr(value=begin)]
         for attr, member in first.members:
-            body += builder.member(me, attr, member)
+            made = builder.member(me, attr, member)
+            if plan.code.methods and attr not in plan.code.reads and "*" not in plan.code.reads:
+                made[0].trail = "# of the checkpoint; no program reads it"
+            body += made
     if len(body) == 1 and not begin.args and not begin.keywords:
         return None
     types = [type(made.leaves()[plan.column.index(i)].value) for i in range(len(plan.parameters)) for made in plan.instances[:1]]

@@ -38,6 +38,7 @@ from .abstract import (
 from .frames import Frame
 from .ir import Import
 from .source import method_node, package, resolve
+from .stand import Stand, Standing, stand
 from .trees import attribute, constant, item, literal, name
 from .values import reference
 
@@ -52,9 +53,9 @@ OPERATORS: dict[type, Callable[..., Any]] = {
 
 
 def attempted(function: Callable[[], Any]) -> Any:
-    """A result on the meta device, UNKNOWN where there is none."""
+    """A result made of stand-ins, UNKNOWN where there is none."""
     try:
-        with torch.no_grad():
+        with Standing():
             return function()
     except Exception:  # whatever an operation on stand-ins raises, its result is not known
         return UNKNOWN
@@ -115,9 +116,9 @@ class Evaluator:
             return Py(getattr(value.object, attr), attribute(value.lift(), attr))
         if isinstance(value, Dynamic):
             sample = attempted(lambda: getattr(value.sample, attr)) if value.sample is not UNKNOWN else UNKNOWN
-            if attr == "ndim" and isinstance(value.sample, Tensor):
+            if attr == "ndim" and isinstance(value.sample, Stand):
                 return Known(value.sample.ndim)
-            return Dynamic(attribute(value.lift(), attr), sample if not callable(sample) or isinstance(sample, Tensor) else UNKNOWN)
+            return Dynamic(attribute(value.lift(), attr), sample if not callable(sample) or isinstance(sample, Stand) else UNKNOWN)
         return Method(attr, value)
 
     def module_attribute(self, value: Mod, attr: str) -> Value:
@@ -138,7 +139,7 @@ class Evaluator:
         if all(isinstance(f, nn.Module) for f in found):
             return Mod(tuple(found), tree)
         if all(isinstance(f, Tensor) for f in found):
-            return Dynamic(tree, found[0] if len({tuple(f.shape) for f in found}) == 1 else UNKNOWN)
+            return Dynamic(tree, stand(found[0]) if len({f.dim() for f in found}) == 1 else UNKNOWN)
         if any(f != found[0] or type(f) is not type(found[0]) for f in found):
             raise Unsupported(f"an attribute {attr} that differs among the modules of a loop")
         result = plain(found[0])
@@ -593,7 +594,7 @@ def negated(tree: Any) -> Any:
 def is_whole(value: Dynamic) -> bool:
     """Whether a value is made of whole numbers, so that adding 0 leaves it as it is."""
     sample = value.sample
-    if isinstance(sample, Tensor):
+    if isinstance(sample, Stand):
         return sample.dtype in (torch.int64, torch.int32) and not value.loose
     return type(sample) is int
 
@@ -608,11 +609,11 @@ def may_be_none(value: Value) -> bool:
 
 def alike(a: Any, b: Any) -> bool:
     """Whether two samples have one rank and one kind of numbers."""
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a.dim() == b.dim() and a.dtype == b.dtype
+    if isinstance(a, Stand) and isinstance(b, Stand):
+        return (a.rank, a.dtype) == (b.rank, b.dtype)
     if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)):
         return len(a) == len(b) and all(alike(x, y) for x, y in zip(a, b))
-    return type(a) is type(b) and not isinstance(a, Tensor) and a is not UNKNOWN
+    return type(a) is type(b) and a is not UNKNOWN
 
 
 def merged(a: Any, b: Any) -> Any:

@@ -29,10 +29,15 @@ from .trees import assign, constant, name
 
 
 def loads(nodes: Any) -> set[str]:
+    """Names that statements read; remembered at each statement of the source."""
     found: set[str] = set()
     for node in nodes if isinstance(nodes, list) else [nodes]:
-        found |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
-        found |= {n.target.id for n in ast.walk(node) if isinstance(n, ast.AugAssign) and isinstance(n.target, ast.Name)}
+        own = getattr(node, "own_loads", None)
+        if own is None:
+            own = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+            own |= {n.target.id for n in ast.walk(node) if isinstance(n, ast.AugAssign) and isinstance(n.target, ast.Name)}
+            node.own_loads = own
+        found |= own
     return found
 
 

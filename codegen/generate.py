@@ -17,6 +17,7 @@ from .abstract import Pending
 from .assemble import Assembler, Names, import_lines
 from .calls import Unit, method_node_of
 from .construct import Builder, ties
+from .docs import told
 from .header import module_doc
 from .ir import Class, Constant, Method, Module
 from .leaves import is_torch
@@ -186,7 +187,17 @@ class Generator:
             for n in ast.walk(t)
             if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name) and n.value.id == "self"
         }
-        return Code(doc_of(cls), trees, torch_base(cls), reads)
+        return Code(self.class_doc(cls, trees, reads), trees, torch_base(cls), reads)
+
+    def class_doc(self, cls: type, trees: list[ast.FunctionDef], reads: set[str]) -> str:
+        """A class's docstring without the options that are settled here."""
+        options: set[str] = set()
+        for base in cls.__mro__:
+            for method in ("__init__", "forward"):
+                if not is_torch(base) and base is not object and method in base.__dict__:
+                    options |= {p for p in inspect.signature(base.__dict__[method]).parameters if p != "self"}
+        there = {a.arg for t in trees for a in t.args.args} | reads | {"x", "image", "ids"}
+        return told(doc_of(cls), options - there, keep_first=True)
 
     # ---- programs
 

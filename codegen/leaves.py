@@ -77,10 +77,20 @@ def _single(default: Any) -> Any:
 
 def check(module: nn.Module, cls: type, arguments: list[tuple[str, Leaf]]) -> None:
     """The call makes a module with the same settings and the same tensors."""
-    with torch.device("meta"):
-        twin = cls(*(leaf.value for key, leaf in arguments if not key), **{key: leaf.value for key, leaf in arguments if key})
-    same = twin.extra_repr() == module.extra_repr() if cls is type(module) else True
-    for mine, other in ((module._parameters, twin._parameters), (module._buffers, twin._buffers)):
-        same = same and {k: v.shape for k, v in mine.items() if v is not None} == {k: v.shape for k, v in other.items() if v is not None}
-    if not same:
+    given = tuple(leaf.value for key, leaf in arguments if not key)
+    named = tuple((key, leaf.value) for key, leaf in arguments if key)
+    said, tensors = twin(cls, given, named)
+    own = tuple((k, tuple(v.shape)) for k, v in (*module._parameters.items(), *module._buffers.items()) if v is not None)
+    if tensors != own or (cls is type(module) and said != module.extra_repr()):
         raise Unwritable(f"a {cls.__name__}({module.extra_repr()}) cannot be made again from its attributes")
+
+
+@cache
+def twin(cls: type, given: tuple[Any, ...], named: tuple[tuple[str, Any], ...]) -> tuple[str, tuple[Any, ...]]:
+    """Settings and tensors of the module that a call makes."""
+    # without first weights, whose rules for the meta device load torch's compiler
+    bare = type(cls.__name__, (cls,), {"reset_parameters": lambda self: None})
+    with torch.device("meta"):
+        made = bare(*given, **dict(named))
+    found = (*made._parameters.items(), *made._buffers.items())
+    return made.extra_repr(), tuple((k, tuple(v.shape)) for k, v in found if v is not None)

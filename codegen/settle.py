@@ -6,12 +6,12 @@ import ast
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from torch import Tensor
-
 from .abstract import Dynamic, Known, Pending, Seq, Value, clone, samples
 from .calls import Unit, default_nodes, parameters, substituted
+from .docs import told
 from .evaluate import may_be_none
 from .source import refer
+from .stand import Stand
 from .trees import constant, name
 
 
@@ -243,7 +243,7 @@ class Settler:
                 given.append(refer(clone(default), unit.module))
         signature = ast.arguments(posonlyargs=[], args=args, vararg=None, kwonlyargs=[], kw_defaults=[], kwarg=None, defaults=given)
         body = list(unit.body)  # type: ignore[attr-defined]
-        doc = ast.get_docstring(node, clean=False)
+        doc = told(ast.get_docstring(node) or "", {a.arg for a in parameters(node)} - set(kept) - {"self"}, keep_first=False)
         if doc:
             body.insert(0, ast.Expr(value=ast.Constant(value=doc)))
         return ast.FunctionDef(name=unit.name, args=signature, body=body, decorator_list=[], returns=self.result(unit))
@@ -252,7 +252,7 @@ class Settler:
         sample = samples(value)
         none = may_be_none(value)
         made: Any = None
-        if isinstance(sample, Tensor):
+        if isinstance(sample, Stand):
             made = name("Tensor")
         elif source is not None:
             made = refer(clone(source), module)
@@ -294,7 +294,7 @@ def kind(value: Value) -> str | None:
         parts = [kind(i) for i in value.items]
         return None if None in parts else f"tuple[{', '.join(p for p in parts if p)}]"
     sample = samples(value)
-    if isinstance(sample, Tensor):
+    if isinstance(sample, Stand):
         return "Tensor | None" if may_be_none(value) else "Tensor"
     return None
 

@@ -6,8 +6,7 @@ import ast
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from vlmgraph.ir.types import INTEGER_KINDS, Type
 
@@ -18,6 +17,7 @@ from .execute import Executor
 from .frames import Frame
 from .leaves import is_torch
 from .source import definition, refer
+from .stand import BOOL, FLOAT, WHOLE, Stand
 from .trees import literal, name
 
 
@@ -258,7 +258,7 @@ def constant_value(value: Any) -> Value:
 def described(value: Value) -> Any:
     if isinstance(value, Dynamic):
         sample = value.sample
-        kind = (sample.dim(), sample.dtype, tuple(sample.shape)) if isinstance(sample, Tensor) else type(sample)
+        kind = (sample.rank, sample.dtype) if isinstance(sample, Stand) else type(sample)
         return ("dynamic", value.none, value.loose, kind)
     if known(value):
         return ("known", repr(unwrapped(value)))
@@ -266,17 +266,10 @@ def described(value: Value) -> Any:
 
 
 def sample_of(type_: Type) -> Any:
-    """A tensor on the meta device of a type's rank and kind of numbers."""
+    """A stand-in of a type's rank and kind of numbers."""
     if type_.rest:
         return UNKNOWN
-    shape = []
-    for dim in type_.dims:
-        size = dim.constant
-        if size is None:
-            size = 96
-        shape.append(int(size))
-    dtype = torch.long if type_.kind in INTEGER_KINDS else torch.bool if type_.kind == "mask" else torch.float32
-    return torch.empty(shape, dtype=dtype, device="meta")
+    return Stand(len(type_.dims), WHOLE if type_.kind in INTEGER_KINDS else BOOL if type_.kind == "mask" else FLOAT)
 
 
 __all__ = ["Specializer", "clone"]

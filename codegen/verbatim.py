@@ -40,7 +40,7 @@ def torch_base(cls: type) -> type:
 
 
 def doc_of(cls: type) -> str:
-    return ast.get_docstring(class_node(cls), clean=False) or ""
+    return ast.get_docstring(class_node(cls)) or ""
 
 
 def verbatim(cls: type) -> Code:

@@ -12,12 +12,17 @@ import pytest
 import torch
 
 import vlmgraph
-from vlmgraph import codegen
-from vlmgraph.plugins import registry
+from vlmgraph import codegen, plugins
 
 HERE = Path(__file__).parent
 PLUGIN = HERE.parents[1] / "plugins" / "vlmgraph-abstractor"
 SPECS = ("clip", "llava-1.5", "cogvlm", "blip-2", "flamingo", "idefics", "qwen2-vl", "janus")
+
+
+def forgotten() -> None:
+    """Entry points are read anew."""
+    plugins.installed.cache_clear()
+    plugins.registry.cache_clear()
 
 
 def installed(place: Path, name: str, package: Path, entry_points: dict[str, dict[str, str]]) -> list[str]:
@@ -30,7 +35,7 @@ def installed(place: Path, name: str, package: Path, entry_points: dict[str, dic
     added = [str(package), str(place)]
     sys.path[:0] = added
     importlib.invalidate_caches()
-    registry.cache_clear()
+    forgotten()
     return added
 
 
@@ -38,7 +43,7 @@ def removed(added: list[str]) -> None:
     for path in added:
         if path in sys.path:
             sys.path.remove(path)
-    registry.cache_clear()
+    forgotten()
 
 
 @pytest.fixture(scope="session")
