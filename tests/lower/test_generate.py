@@ -135,3 +135,13 @@ def test_padding_on_the_right_is_refused():
         model("llava-1.5").generate(**given)
     (found,) = caught.value.diagnostics
     assert found.code == C.BAD_INPUT_VALUE and "row 1" in found.message and "left" in (found.fix or "")
+
+
+def test_no_token_is_written_behind_the_last_position():
+    """OPT's positions are a table: an answer longer than it is a finding, not an index error."""
+    opt = vlmgraph.compile(vlmgraph.read_spec("blip-2", size="tiny", overrides={"llm.max_positions": 12}))
+    ids = torch.randint(10, 60, (1, 8))
+    assert opt.generate(ids, max_new_tokens=5).shape == (1, 13)  # the last token is written, never read
+    with pytest.raises(DiagnosticError) as caught:
+        opt.generate(ids, max_new_tokens=6)
+    assert caught.value.diagnostics[0].code == C.BAD_INPUT_VALUE and "0 to 11" in caught.value.diagnostics[0].message

@@ -8,6 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .eager import readable
+
+
+class NoPosition(ValueError):
+    """A token behind the last row of a table of positions."""
+
 
 class LearnedPositions(nn.Module):
     """A table looked up by position: [B, N] → [B, N, width]. `offset` rows in front are not used by position 0 (OPT: 2)."""
@@ -22,6 +28,10 @@ class LearnedPositions(nn.Module):
         nn.init.normal_(self.weight, std=self.std)
 
     def forward(self, positions: Tensor) -> Tensor:
+        """Raises NoPosition."""
+        rows = len(self.weight) - self.offset
+        if readable(positions) and positions.device.type == "cpu" and positions.numel() and int(positions.max()) >= rows:
+            raise NoPosition(f"a token stands at position {int(positions.max())}: the table has the positions 0 to {rows - 1}")
         return F.embedding((positions + self.offset).clamp(min=0), self.weight)
 
 
