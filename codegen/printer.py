@@ -173,10 +173,12 @@ def _comprehended(node: Any) -> str:
     return " ".join([head, *clauses(node)])
 
 
-def clauses(node: Any) -> list[str]:
+def clauses(node: Any, indent: int | None = None) -> list[str]:
+    """The parts behind the element; broken where they begin in column `indent` and are too long."""
     found = []
     for g in node.generators:
-        found.append(f"for {bare_tuple(g.target)} in {flat(g.iter, OR)}")
+        head = f"for {bare_tuple(g.target)} in "
+        found.append(head + (flat(g.iter, OR) if indent is None else laid(g.iter, indent, indent + len(head), 0, OR)))
         found += [f"if {flat(test, OR)}" for test in g.ifs]
     return found
 
@@ -258,11 +260,11 @@ def laid(node: Any, indent: int, used: int, tail: int = 0, level: int = 0) -> st
     if isinstance(node, (ast.ListComp, ast.SetComp, ast.GeneratorExp)):
         left, right = ("[", "]") if isinstance(node, ast.ListComp) else ("(", ")") if isinstance(node, ast.GeneratorExp) else ("{", "}")
         first = laid(node.elt, inner, inner, 0, LAMBDA)
-        return bracketed(left, [first, *clauses(node)], right, indent, comma=False, apart=True)
+        return bracketed(left, [first, *clauses(node, inner)], right, indent, comma=False, apart=True)
     if isinstance(node, ast.DictComp):
         key = flat(node.key, LAMBDA) + ": "
         first = key + laid(node.value, inner, inner + len(key), 0, LAMBDA)
-        return bracketed("{", [first, *clauses(node)], "}", indent, comma=False, apart=True)
+        return bracketed("{", [first, *clauses(node, inner)], "}", indent, comma=False, apart=True)
     if isinstance(node, ast.Attribute):
         return laid(node.value, indent, used, tail + len(node.attr) + 1, ATOM) + f".{node.attr}"
     if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Call):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import os
 import subprocess
 import sys
@@ -50,7 +51,9 @@ def test_nothing_is_left_over(name, generated, plugin):
         if not isinstance(function, ast.FunctionDef):
             continue
         used = {n.id for s in function.body for n in ast.walk(s) if isinstance(n, ast.Name)}
-        assert [a.arg for a in function.args.args if a.arg != "self" and a.arg not in used] == [], function.name
+        # layers of one list are called alike: those of a Q-Former without cross-attention take the image too
+        unused = [a.arg for a in function.args.args if a.arg != "self" and a.arg not in used]
+        assert unused == ["image"] * (name == "blip-2" and "queries" in used) or unused == [], function.name
         for node in ast.walk(function):
             assert not (isinstance(node, ast.If) and isinstance(node.test, ast.Constant)), function.name
             assert not (isinstance(node, ast.Attribute) and node.attr in ("init", "std", "cross_port", "rules", "drop_prefix"))
@@ -87,7 +90,9 @@ def test_the_text_does_not_depend_on_process_or_device(generated):
         run = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, env=env, check=False, cwd=ROOT)
         assert run.returncode == 0, run.stderr.decode()
         texts.add(run.stdout.decode("utf-8"))
-    assert texts == {"".join(generated[n][1] for n in names)}
+    assert len(texts) == 1
+    here = "".join(generated[n][1] for n in names)
+    assert list(difflib.unified_diff(here.split("\n"), texts.pop().split("\n"), n=0)) == []
 
 
 @pytest.mark.slow
