@@ -38,8 +38,10 @@ class Configs:
     _active: list[str] = field(default_factory=list)
 
     def build_all(self) -> dict[str, Component]:
+        """In the order of the spec, though `of` builds some before others."""
         for id in self.tables:
             self.build(id)
+        self.built = {id: self.built[id] for id in self.tables if id in self.built}
         return self.built
 
     def build(self, id: str) -> Component | None:

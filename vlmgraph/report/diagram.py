@@ -87,6 +87,13 @@ def diagram(graph: Graph, objectives: bool = True) -> Diagram:
                 kind = graph.components[node.component].kind if node.component in graph.components else node.op
                 items[target] = Item(target, node.id.removeprefix(f"{name}."), kind, "loss")
                 connect(node, target, True)
+            for (id, port), source in objective.rebind.items():
+                for value in (source,) if isinstance(source, str) else source:
+                    value = graph.resolve(value)
+                    link = Link(home.get(value, ""), f"node:{id}", value, str(types.get(value, "")), port, True)
+                    # what one objective feeds otherwise may close a circle with what all the others use
+                    if link.source and f"node:{id}" in items and not leads(links, link.target, link.source):
+                        links.append(link)
     for name, type_ in graph.outputs.items():
         value = graph.resolve(name)
         if value in home:
@@ -95,6 +102,17 @@ def diagram(graph: Graph, objectives: bool = True) -> Diagram:
     joined = {end for link in links for end in (link.source, link.target)}
     inputs = [Item(f"in:{n}", n, "", "input") for n in graph.inputs]
     return Diagram(graph.name, tuple(item for item in (*inputs, *items.values()) if item.id in joined), tuple(links))
+
+
+def leads(links: list[Link], start: str, end: str) -> bool:
+    """Whether there is a way from one item to another."""
+    reached, left = {start}, [start]
+    while left:
+        here = left.pop()
+        following = {link.target for link in links if link.source == here} - reached
+        reached |= following
+        left.extend(following)
+    return end in reached
 
 
 def _step(node: Node) -> str:
