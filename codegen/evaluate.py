@@ -9,27 +9,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .abstract import (
     UNKNOWN,
     Closure,
     Dynamic,
-    Escape,
     Fn,
     Known,
     Method,
     Mod,
-    Over,
     Py,
     Seq,
     Table,
     Unsupported,
     Value,
-    clone,
     known,
-    mentions,
     plain,
     same,
     samples,
@@ -37,9 +32,10 @@ from .abstract import (
 )  # fmt: skip
 from .frames import Frame
 from .ir import Import
-from .source import method_node, package, resolve
-from .stand import Stand, Standing, stand
-from .trees import attribute, constant, item, literal, name
+from .knowledge import alike, attempted, facts, is_loose, is_whole, may_be_none, negated
+from .source import method_node, resolve
+from .stand import Stand, stand
+from .trees import attribute, constant, literal, name
 from .values import reference
 
 OPERATORS: dict[type, Callable[..., Any]] = {
@@ -50,15 +46,6 @@ OPERATORS: dict[type, Callable[..., Any]] = {
     ast.UAdd: operator.pos, ast.Is: operator.is_, ast.IsNot: operator.is_not, ast.LShift: operator.lshift, ast.RShift: operator.rshift,
     ast.In: lambda a, b: a in b, ast.NotIn: lambda a, b: a not in b,
 }  # fmt: skip
-
-
-def attempted(function: Callable[[], Any]) -> Any:
-    """A result made of stand-ins, UNKNOWN where there is none."""
-    try:
-        with Standing():
-            return function()
-    except Exception:  # whatever an operation on stand-ins raises, its result is not known
-        return UNKNOWN
 
 
 class Evaluator:
@@ -319,308 +306,8 @@ class Evaluator:
         yield narrow
         frame.env.update(before)
 
-    # ---- containers
-
-    def eval_Tuple(self, node: ast.Tuple, frame: Frame) -> Value:
-        return self.sequence(node, frame, tuple)
-
-    def eval_List(self, node: ast.List, frame: Frame) -> Value:
-        return self.sequence(node, frame, list)
-
-    def sequence(self, node: Any, frame: Frame, kind: type) -> Value:
-        items: list[Value] = []
-        for i, part in enumerate(node.elts):
-            if isinstance(part, ast.Starred):
-                inner = self.eval(part.value, frame)
-                if not isinstance(inner, Seq):
-                    rest = [
-                        self.run(e, frame) if not isinstance(e, ast.Starred) else ast.Starred(value=self.run(e.value, frame))
-                        for e in node.elts[i:]
-                    ]
-                    return Dynamic((ast.Tuple if kind is tuple else ast.List)(elts=[v.lift() for v in items] + rest))
-                items += inner.items
-            else:
-                items.append(self.eval(part, frame))
-        return Seq(items, kind, frame.depth)
-
-    def eval_Dict(self, node: ast.Dict, frame: Frame) -> Value:
-        keys = [self.eval(k, frame) for k in node.keys if k is not None]
-        if len(keys) != len(node.keys) or not all(isinstance(k, Known) for k in keys):
-            raise Unsupported("a dict with keys that are not known")
-        return Table({k.value: self.eval(v, frame) for k, v in zip(keys, node.values)}, frame.depth)  # type: ignore[attr-defined]
-
-    def eval_Subscript(self, node: ast.Subscript, frame: Frame) -> Value:
-        value = self.eval(node.value, frame)
-        index = self.index(node.slice, frame)
-        if isinstance(value, Mod):
-            return self.module_item(value, index)
-        if isinstance(value, Seq) and isinstance(index, Known):
-            found = value.items[index.value]
-            return Seq(found, value.kind) if isinstance(found, list) else found  # type: ignore[arg-type]
-        if isinstance(value, Seq) and isinstance(index, Dynamic) and value.items and all(same(value.items[0], i) for i in value.items):
-            return value.items[0]
-        if isinstance(value, Table):
-            key = unwrapped(index) if known(index) else UNKNOWN
-            if key is not UNKNOWN and key in value.items:
-                return value.items[key]
-            raise Unsupported("a dict read at a key that is not known")
-        if isinstance(value, Known) and isinstance(index, Known):
-            return plain(value.value[index.value])
-        tree = index.tree if isinstance(index, Py) else index.lift()
-        sample = (
-            self.sampled(lambda a, b: a[b], value, index) if not isinstance(index, Py) else self.sampled(lambda a: a[index.object], value)
-        )
-        return Dynamic(item(value.lift(), tree), sample, loose=is_loose(value))
-
-    def index(self, node: Any, frame: Frame) -> Value:
-        """An index; slices and tuples with slices are kept as Py with their sample."""
-        if isinstance(node, ast.Slice):
-            parts = [self.eval(p, frame) if p is not None else None for p in (node.lower, node.upper, node.step)]
-            given = [None if p is None else samples(p) for p in parts]
-            if all(p is None or known(p) for p in parts):
-                found = Known(slice(*given))
-                found.tree = ast.Slice(*(None if p is None else p.lift() for p in parts))
-                return found
-            tree = ast.Slice(*(None if p is None else p.lift() for p in parts))
-            return Py(slice(*(0 if g is UNKNOWN else g for g in given)), tree) if UNKNOWN not in given else Dynamic(tree)
-        if isinstance(node, ast.Tuple) and any(isinstance(e, ast.Slice) for e in node.elts):
-            values = [self.index(e, frame) for e in node.elts]
-            tree = ast.Tuple(elts=[v.tree if isinstance(v, Py) else v.lift() for v in values])
-            given = [v.object if isinstance(v, Py) else samples(v) for v in values]
-            return Dynamic(tree) if any(g is UNKNOWN for g in given) else Py(tuple(given), tree)
-        return self.eval(node, frame)
-
-    def module_item(self, value: Mod, index: Value) -> Value:
-        if isinstance(index, Known) and isinstance(index.value, slice):
-            whole = list(value.one)  # type: ignore[call-overload]
-            tree = item(value.lift(), index.lift())
-            if index.value.start in (None, 0) and index.value.step is None and index.value.stop in (None, len(whole)):
-                tree = value.lift()
-            parts: list[Value] = [Mod((m,), item(value.lift(), constant(i)), tuple(whole)) for i, m in list(enumerate(whole))[index.value]]
-            return Over(parts, tree, "module")
-        if isinstance(index, Known):
-            found = tuple(m[index.value] for m in value.modules)  # type: ignore[index]
-            return Mod(found, item(value.lift(), constant(index.value)))
-        if len(value.modules) == 1 and len(value.one):  # type: ignore[arg-type]
-            every = tuple(value.one.values()) if isinstance(value.one, nn.ModuleDict) else tuple(value.one)  # type: ignore[call-overload]
-            return Mod(every, item(value.lift(), index.lift()), every)
-        raise Unsupported("a module list read at a place that is not known")
-
-    def eval_JoinedStr(self, node: ast.JoinedStr, frame: Frame) -> Value:
-        parts: list[Any] = []
-        text: str | None = ""
-        for part in node.values:
-            if isinstance(part, ast.Constant):
-                parts.append(part)
-                text = None if text is None else text + part.value
-                continue
-            assert isinstance(part, ast.FormattedValue)
-            value = self.eval(part.value, frame)
-            simple = isinstance(value, Known) and value.tree is None and part.format_spec is None and part.conversion in (-1, 114)
-            if simple:
-                if text is not None:
-                    text += repr(value.value) if part.conversion == 114 else str(value.value)  # type: ignore[attr-defined]
-                parts.append(ast.Constant(value=repr(value.value) if part.conversion == 114 else str(value.value)))  # type: ignore[attr-defined]
-                continue
-            text = None
-            parts.append(ast.FormattedValue(value=value.lift(), conversion=part.conversion, format_spec=clone(part.format_spec)))
-        return Known(text) if text is not None else Dynamic(ast.JoinedStr(values=joined(parts)), "")
-
-    def eval_Lambda(self, node: ast.Lambda, frame: Frame) -> Value:
-        return Closure(node, frame)
-
-    # ---- comprehensions
-
-    def eval_ListComp(self, node: Any, frame: Frame) -> Value:
-        return self.comprehension(node, frame)
-
-    eval_GeneratorExp = eval_SetComp = eval_DictComp = eval_ListComp
-
-    def comprehension(self, node: Any, frame: Frame) -> Value:
-        before = dict(frame.env)
-        try:
-            if len(node.generators) == 1:
-                made = self.unrolled(node, frame)
-                if made is not None:
-                    return made
-            return self.kept_comprehension(node, frame)
-        finally:
-            frame.env = before
-
-    def unrolled(self, node: Any, frame: Frame) -> Value | None:
-        """The comprehension over what is known now, part by part; None where that is not possible."""
-        gen = node.generators[0]
-        over = self.iterated(self.eval(gen.iter, frame))
-        if over is None:
-            return None
-        items: list[Value] = []
-        keys: list[Any] = []
-        partial = False
-        for element in over:
-            self.take(gen.target, element, frame)
-            tests = [self.truth(self.eval(test, frame)) for test in gen.ifs]
-            if None in tests:
-                if not (
-                    isinstance(node, ast.DictComp)
-                    and len(gen.ifs) == 1
-                    and facts(gen.ifs[0], True) == [(getattr(node.value, "id", ""), False)]
-                ):
-                    return None
-                partial, tests = True, [True]
-            if not all(tests):
-                continue
-            if isinstance(node, ast.DictComp):
-                key = self.eval(node.key, frame)
-                if not known(key):
-                    return None
-                keys.append(unwrapped(key))
-                items.append(self.eval(node.value, frame))
-            else:
-                items.append(self.eval(node.elt, frame))
-        if isinstance(node, ast.DictComp):
-            return Table(dict(zip(keys, items)), frame.depth, partial)
-        return Seq(items, list if isinstance(node, ast.ListComp) else tuple, frame.depth)
-
-    def iterated(self, value: Value) -> list[Value] | None:
-        """The elements of something whose length is known."""
-        if isinstance(value, Seq):
-            return value.items
-        if isinstance(value, Over):
-            return value.elements
-        if isinstance(value, Table):
-            return [Known(k) for k in value.items]
-        if isinstance(value, Known) and isinstance(value.value, (range, str)):
-            return [Known(i) for i in value.value]
-        if isinstance(value, Mod) and len(value.modules) == 1 and isinstance(value.one, (nn.ModuleList, nn.Sequential)):
-            whole = tuple(value.one)
-            return [Mod((m,), item(value.lift(), constant(i)), whole) for i, m in enumerate(whole)]
-        return None
-
-    def take(self, target: Any, value: Value, frame: Frame) -> None:
-        """Bind a loop's or comprehension's target without writing anything."""
-        if isinstance(target, ast.Name):
-            frame.env[target.id] = value
-            return
-        parts = self.iterated(value)
-        if parts is None or len(parts) != len(target.elts):
-            raise Unsupported("a target that does not fit")
-        for t, p in zip(target.elts, parts):
-            self.take(t, p, frame)
-
-    def kept_comprehension(self, node: Any, frame: Frame) -> Value:
-        generators = []
-        for gen in node.generators:
-            source = self.eval(gen.iter, frame)
-            target = self.dynamic_target(gen.target, source, frame)
-            with self.narrowing(frame):
-                ifs = [self.run(test, frame) for test in gen.ifs]
-            for test in gen.ifs:
-                for variable, none in facts(test, True):
-                    value = frame.env.get(variable)
-                    if isinstance(value, Dynamic) and not none:
-                        frame.env[variable] = Dynamic(value.tree, value.sample, False, value.loose)
-            generators.append(ast.comprehension(target=target, iter=source.lift(), ifs=ifs, is_async=0))
-        if isinstance(node, ast.DictComp):
-            made: Any = ast.DictComp(key=self.run(node.key, frame), value=self.run(node.value, frame), generators=generators)
-        else:
-            made = type(node)(elt=self.run(node.elt, frame), generators=generators)
-        return Dynamic(made)
-
-    def dynamic_target(self, target: Any, source: Value, frame: Frame) -> Any:
-        """Names for the elements of something that only run time knows."""
-        elements = self.iterated(source) if not isinstance(source, Dynamic) else None
-        sample = UNKNOWN
-        if isinstance(source, Dynamic) and isinstance(source.sample, (tuple, list)) and source.sample:
-            sample = source.sample[0]
-        none = bool(elements) and any(may_be_none(e) for e in elements or ())
-        if isinstance(target, ast.Name):
-            if elements and all(isinstance(e, Mod) for e in elements):
-                every = tuple(m for e in elements for m in e.modules)  # type: ignore[attr-defined]
-                frame.env[target.id] = Mod(every, name(target.id), every)
-            else:
-                if elements:
-                    found = [samples(e) for e in elements if not (isinstance(e, Known) and e.value is None)]
-                    sample = found[0] if found and all(alike(found[0], f) for f in found) else UNKNOWN
-                frame.env[target.id] = Dynamic(name(target.id), sample, none, any(is_loose(e) for e in elements or ()))
-            return name(target.id)
-        if elements and all(self.iterated(e) is not None for e in elements):
-            columns = list(zip(*(self.iterated(e) for e in elements)))  # type: ignore[misc]
-            if len(columns) == len(target.elts):
-                parts = [self.dynamic_target(t, Seq(list(c)), frame) for t, c in zip(target.elts, columns)]
-                return ast.Tuple(elts=parts)
-        return ast.Tuple(elts=[self.dynamic_target(t, Dynamic(name("_")), frame) for t in target.elts])
-
 
 class Unknowable:
     @staticmethod
     def refuse(result: Any) -> Value:
         raise Unsupported(f"a {type(result).__name__} made of known values")
-
-
-def joined(parts: list[Any]) -> list[Any]:
-    """Neighbouring constants of an f-string as one."""
-    made: list[Any] = []
-    for part in parts:
-        if isinstance(part, ast.Constant) and made and isinstance(made[-1], ast.Constant):
-            made[-1] = ast.Constant(value=made[-1].value + part.value)
-        else:
-            made.append(part)
-    return made
-
-
-def facts(test: Any, truth: bool) -> list[tuple[str, bool]]:
-    """What the outcome of a test says of variables: (name, whether it is None)."""
-    if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And if truth else ast.Or):
-        return [f for part in test.values for f in facts(part, truth)]
-    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
-        return facts(test.operand, not truth)
-    if isinstance(test, ast.Compare) and len(test.ops) == 1 and isinstance(test.left, ast.Name):
-        right = test.comparators[0]
-        if isinstance(right, ast.Constant) and right.value is None and isinstance(test.ops[0], (ast.Is, ast.IsNot)):
-            return [(test.left.id, isinstance(test.ops[0], ast.Is) == truth)]
-    return []
-
-
-def negated(tree: Any) -> Any:
-    if isinstance(tree, ast.Compare) and len(tree.ops) == 1:
-        other = {ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In}.get(type(tree.ops[0]))
-        if other is not None:
-            return ast.Compare(left=tree.left, ops=[other()], comparators=tree.comparators)
-    if isinstance(tree, ast.UnaryOp) and isinstance(tree.op, ast.Not):
-        return tree.operand
-    return ast.UnaryOp(op=ast.Not(), operand=tree)
-
-
-def is_whole(value: Dynamic) -> bool:
-    """Whether a value is made of whole numbers, so that adding 0 leaves it as it is."""
-    sample = value.sample
-    if isinstance(sample, Stand):
-        return sample.dtype in (torch.int64, torch.int32) and not value.loose
-    return type(sample) is int
-
-
-def is_loose(*values: Value) -> bool:
-    return any(getattr(v, "loose", False) or (isinstance(v, Seq) and is_loose(*v.items)) for v in values)
-
-
-def may_be_none(value: Value) -> bool:
-    return bool(getattr(value, "none", False)) or (isinstance(value, Known) and value.value is None)
-
-
-def alike(a: Any, b: Any) -> bool:
-    """Whether two samples have one rank and one kind of numbers."""
-    if isinstance(a, Stand) and isinstance(b, Stand):
-        return (a.rank, a.dtype) == (b.rank, b.dtype)
-    if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)):
-        return len(a) == len(b) and all(alike(x, y) for x, y in zip(a, b))
-    return type(a) is type(b) and a is not UNKNOWN
-
-
-def merged(a: Any, b: Any) -> Any:
-    """A sample for either of two values."""
-    if a is None or b is None:
-        return b if a is None else a
-    return a if alike(a, b) else UNKNOWN
-
-
-__all__ = ["Escape", "Evaluator", "alike", "facts", "is_loose", "may_be_none", "mentions", "merged", "package"]

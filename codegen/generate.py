@@ -15,7 +15,6 @@ from vlmgraph.ir.graph import Node
 
 from .abstract import Pending
 from .assemble import Assembler, Names, import_lines
-from .calls import Unit, method_node_of
 from .construct import Builder, ties
 from .docs import told
 from .header import module_doc
@@ -29,6 +28,7 @@ from .settle import Settler
 from .specialise import Specializer
 from .statements import docstring, function
 from .trees import assign, attribute, call, constant, dotted, name
+from .units import Unit, method_node_of
 from .verbatim import Code, doc_of, torch_base, verbatim
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from vlmgraph.diagnostics import codes as C
 from .abstract import Unsupported
 from .leaves import Unwritable
 from .printer import Unprintable
-from .programs import TooManyInputs
 from .source import Foreign, NoSource
 from .trees import NotLiteral
+from .worlds import TooManyInputs
 
 if TYPE_CHECKING:
     from vlmgraph.lower.model import CompiledModel

@@ -11,17 +11,17 @@ from torch import nn
 from vlmgraph.ir.types import INTEGER_KINDS, Type
 
 from .abstract import UNKNOWN, Dynamic, Known, Mod, Py, Seq, Table, Unsupported, Value, clone, known, samples, unwrapped
-from .calls import Unit, body_of, default_nodes, joined_value, method_node_of, parameters
-from .evaluate import may_be_none
-from .execute import Executor
 from .frames import Frame
+from .knowledge import may_be_none
 from .leaves import is_torch
+from .loops import Looper
 from .source import definition, refer
 from .stand import BOOL, FLOAT, WHOLE, Stand
 from .trees import literal, name
+from .units import Unit, body_of, default_nodes, joined_value, method_node_of, parameters
 
 
-class Specializer(Executor):
+class Specializer(Looper):
     """`unit_of` maps a module to the unit of its forward; None where it is written as it stands."""
 
     def __init__(self, root: nn.Module) -> None:
