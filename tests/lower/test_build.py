@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -137,3 +139,14 @@ def test_what_a_component_author_got_wrong_is_a_diagnostic_at_the_users_place(mo
     assert diagnostic.code == C.BUILD_FAILED and diagnostic.primary is not None
     text = f"{diagnostic.message} {diagnostic.notes} {diagnostic.fix}"
     assert all(w in text for w in words), text
+
+
+def test_a_model_is_built_and_written_on_meta_without_torchs_compiler(tmp_path):
+    """Importing it takes as long as torch itself: nothing on the way may compute on meta tensors."""
+    code = (
+        "import sys, vlmgraph\n"
+        "for spec in ('cogvlm', 'blip-2', 'janus'):\n"
+        f"    vlmgraph.compile(spec, device='meta').save({str(tmp_path)!r} + '/' + spec)\n"
+        "    assert 'torch._dynamo' not in sys.modules, spec\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

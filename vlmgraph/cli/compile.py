@@ -46,11 +46,8 @@ def run(args: argparse.Namespace) -> int:
 
             model = api.compile(spec, device=args.device, dtype=args.dtype, seed=args.seed)
         with progress(f"writing {output}"):
-            from ..lower.uncompiled import uncompiled
-
             try:
-                with uncompiled():
-                    model.save(folder)
+                model.save(folder)
             except OSError as error:
                 raise unwritable(output, error) from error
             except DiagnosticError as error:

@@ -185,8 +185,9 @@ class Codebook(nn.Embedding):
 
     def reset_parameters(self) -> None:
         nn.init.uniform_(self.weight, -1.0 / self.num_embeddings, 1.0 / self.num_embeddings)
-        with torch.no_grad():
-            self.weight.copy_(F.normalize(self.weight, dim=-1))
+        if not self.weight.is_meta:
+            with torch.no_grad():
+                self.weight.copy_(F.normalize(self.weight, dim=-1))
 
 
 class VQ(nn.Module):

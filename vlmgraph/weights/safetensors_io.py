@@ -160,10 +160,17 @@ def save_weights(tensors: Mapping[str, Tensor], folder: Path, max_bytes: int = S
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    write_text(path, json.dumps(value, indent=2, sort_keys=False, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
     """Under a temporary name first."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(value, indent=2, sort_keys=False, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(path)
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _split(tensors: Mapping[str, Tensor], max_bytes: int) -> list[list[str]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..diagnostics import Diagnostic, DiagnosticError
 from ..diagnostics import codes as C
 from .load import CONFIG, IDENTITY, LOCK, Origin, state_tensors
-from .safetensors_io import SHARD_BYTES, save_weights
+from .safetensors_io import SHARD_BYTES, save_weights, write_text
 
 if TYPE_CHECKING:
     from ..lower.model import CompiledModel
@@ -25,7 +25,7 @@ COMPANIONS = (
 def save_model(model: CompiledModel, folder: Path, format: str = "vlmgraph", max_shard_bytes: int = SHARD_BYTES) -> Path:
     """Write `format` "vlmgraph" (spec, graph, source, report, weights) or "transformers" (config.json and safetensors).
 
-    The second needs a model that was loaded from that format. Raises DiagnosticError otherwise.
+    The second needs a model that was loaded from that format. Each file gets its name when it is complete. Raises DiagnosticError.
     """
     if format == "transformers":
         return _transformers(model, folder, max_shard_bytes)
@@ -45,7 +45,7 @@ def _transformers(model: CompiledModel, folder: Path, max_shard_bytes: int) -> P
         raise DiagnosticError(Diagnostic(C.CANNOT_SAVE, str(error.args[0]))) from error
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(dict(sorted(tensors.items())), folder, max_shard_bytes)
-    (folder / CONFIG).write_text(origin.config, encoding="utf-8")
+    write_text(folder / CONFIG, origin.config)
     _companions(origin, folder)
     return folder
 
@@ -66,16 +66,16 @@ def _compiled(model: CompiledModel, folder: Path, max_shard_bytes: int) -> Path:
     from .lock import lock_text
 
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / LOCK).write_text(lock_text(model.spec, model.graph), encoding="utf-8")
-    (folder / "graph.txt").write_text(print_graph(model.graph), encoding="utf-8")
+    write_text(folder / LOCK, lock_text(model.spec, model.graph))
+    write_text(folder / "graph.txt", print_graph(model.graph))
     measured = report(model.graph, str(model.dtype).removeprefix("torch."), processor=model.spec.data.get("processor"))
-    (folder / "report.json").write_text(json.dumps(measured.json(), indent=2) + "\n", encoding="utf-8")
+    write_text(folder / "report.json", json.dumps(measured.json(), indent=2) + "\n")
     summary = str(model.spec.data.get("model", {}).get("summary", ""))
-    (folder / "report.html").write_text(page(model.graph, measured, summary), encoding="utf-8")
+    write_text(folder / "report.html", page(model.graph, measured, summary))
     if model.device.type != "meta":
         save_weights(IDENTITY.save(dict(state_tensors(model))), folder, max_shard_bytes)
     if isinstance(origin := getattr(model, "origin", None), Origin):
         _companions(origin, folder)  # the processor reads them there too
     # last: where a part has no source that stands alone, everything else is written before that is said
-    (folder / "model.py").write_text(codegen.source(model), encoding="utf-8")
+    write_text(folder / "model.py", codegen.source(model))
     return folder
