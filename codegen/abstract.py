@@ -55,6 +55,8 @@ class Dynamic(Value):
     sample: Any = UNKNOWN
     none: bool = False
     loose: bool = False
+    nones: tuple[bool, ...] = ()
+    """Of a tuple: which parts may be None."""
 
     def lift(self) -> Any:
         return clone(self.tree)

@@ -204,7 +204,22 @@ class Caller(Inliner):
         self.record(every, bound, {a.arg for a in parameters(node)[1:]} - bound.keys(), frame)
         tree = ast.Call(func=target.lift(), args=[], keywords=[])
         tree.pending = Pending(list(every), {k: v.lift() for k, v in bound.items() if liftable(v)})  # type: ignore[attr-defined]
-        return Dynamic(tree, result, none=UNKNOWN is result and False)
+        return self.perhaps(Dynamic(tree, result), first, args, keywords)
+
+    def perhaps(self, value: Dynamic, module: nn.Module, args: list[Value], keywords: dict[str, Value]) -> Dynamic:
+        """Marks results that are None when an argument is that may be."""
+        if value.sample is UNKNOWN:
+            return value
+        for absent in [a for a in (*args, *keywords.values()) if may_be_none(a) and samples(a) is not None]:
+            given = [None if a is absent else samples(a) for a in args]
+            named = {k: None if v is absent else samples(v) for k, v in keywords.items()}
+            other = attempted(lambda given=given, named=named: module(*given, **named))
+            if isinstance(value.sample, tuple) and isinstance(other, tuple) and len(other) == len(value.sample):
+                before = value.nones or (False,) * len(other)
+                value.nones = tuple(b or o is None for b, o in zip(before, other))
+            elif other is None:
+                value.none = True
+        return value
 
     def sequential(self, target: Mod, args: list[Value], given: list[Any], frame: Frame) -> None:
         """The parts of an `nn.Sequential`, each called with what the one before gives."""

@@ -243,6 +243,10 @@ class Containers(Evaluator):
     def dynamic_target(self, target: Any, source: Value, frame: Frame) -> Any:
         """Names for the elements of something that only run time knows."""
         elements = self.iterated(source) if not isinstance(source, Dynamic) else None
+        if elements is None and isinstance(source, Mod) and isinstance(target, ast.Name):
+            inner = tuple(part for module in source.modules for part in module.children())
+            frame.env[target.id] = Mod(inner, name(target.id), inner)
+            return name(target.id)
         sample = UNKNOWN
         if isinstance(source, Dynamic) and isinstance(source.sample, (tuple, list)) and source.sample:
             sample = source.sample[0]

@@ -212,6 +212,8 @@ class Evaluator:
                 return Known((left.value is None) == isinstance(op, ast.Is))
             if not isinstance(left, Dynamic) or not left.none:
                 return Known(isinstance(op, ast.IsNot))
+            if left.sample is None:  # it is in every case there is
+                return Known(isinstance(op, ast.Is))
             return Dynamic(ast.Compare(left=left.lift(), ops=[op], comparators=[constant(None)]), True)
         if isinstance(op, (ast.In, ast.NotIn)) and isinstance(right, (Seq, Table)) and not right.items:
             return Known(isinstance(op, ast.NotIn))

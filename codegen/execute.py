@@ -143,10 +143,11 @@ class Executor(Caller):
             sample = samples(value)
             each = list(sample) if isinstance(sample, (tuple, list)) and len(sample) == len(texts) else [UNKNOWN] * len(texts)
             none = sample is UNKNOWN
+            nones = getattr(value, "nones", ()) or (False,) * len(texts)
             statement = ast.Assign(targets=[ast.Tuple(elts=[name(t) for t in texts])], value=tree)
             frame.emit(marked(statement, source))
-            for t, text, one in zip(target.elts, texts, each):
-                frame.env[t.id] = Dynamic(name(text), one, none=none or one is None)
+            for t, text, one, maybe in zip(target.elts, texts, each, nones):
+                frame.env[t.id] = Dynamic(name(text), one, none=none or one is None or maybe)
             return
         if isinstance(target, ast.Subscript):
             self.store(target, value, frame, source)

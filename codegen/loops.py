@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 from typing import Any
 
+from torch import nn
+
 from .abstract import (
     UNKNOWN,
     Dynamic,
@@ -33,7 +35,8 @@ class Looper(Executor):
         source = self.eval(node.iter, frame)
         elements = self.iterated(source)
         if elements is None:
-            if not isinstance(source, Dynamic):
+            several = isinstance(source, Mod) and all(isinstance(m, (nn.ModuleList, nn.Sequential)) for m in source.modules)
+            if not isinstance(source, Dynamic) and not several:
                 raise Unsupported(f"a loop over a {type(source).__name__}")
             self.loop(node, source, frame)
             return False
@@ -112,7 +115,7 @@ class Looper(Executor):
                     old.none or may_be_none(new),
                     old.loose or is_loose(new),
                 )
-                if (wider.none, wider.loose, wider.sample is UNKNOWN) != (old.none, old.loose, old.sample is UNKNOWN):
+                if knowledge(wider) != knowledge(old):
                     before[variable] = wider
                     stable = False
             if not stable:
@@ -170,6 +173,10 @@ class Looper(Executor):
             source = ast.Subscript(value=source, slice=ast.Slice(lower=lower, upper=upper))
         variable = frame.fresh("layer")
         return ast.For(target=name(variable), iter=source, body=[replaced(s, mod.tree, name(variable)) for s in body], orelse=[])
+
+
+def knowledge(value: Dynamic) -> tuple[bool, ...]:
+    return value.none, value.loose, value.sample is UNKNOWN, value.sample is None
 
 
 def without_continue(body: list[Any]) -> list[Any]:

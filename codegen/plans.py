@@ -54,10 +54,12 @@ class Plan:
 
     def fold(self) -> None:
         """Attributes that are one number in all instances become literals in a copy of the methods."""
+        if self.code.whole:
+            return
         index = len(self.instances[0].base)
         literals: dict[str, Any] = {}
         for attr, member in self.instances[0].members:
-            if isinstance(member, Leaf) and self.column[index] is None and "*" not in self.code.reads:
+            if isinstance(member, Leaf) and self.column[index] is None:
                 literals[attr] = member.value
                 del self.column[index]
                 continue

@@ -140,7 +140,7 @@ def joined_value(key: str, old: Value | None, new: Value) -> Value:
 
 def equal_knowledge(a: Value, b: Value) -> bool:
     if isinstance(a, Dynamic) and isinstance(b, Dynamic):
-        known_samples = (a.sample is UNKNOWN) == (b.sample is UNKNOWN)
+        known_samples = (a.sample is UNKNOWN, a.sample is None) == (b.sample is UNKNOWN, b.sample is None)
         return (a.none, a.loose) == (b.none, b.loose) and known_samples
     return same(a, b)
 

@@ -27,8 +27,8 @@ class Code:
     base: type = nn.Module
     reads: set[str] = field(default_factory=set)
     """Attributes of `self` that the methods read."""
-    results: Any = None
-    """How `forward` gives several outputs: None for a dict by name, else the names in the order of a tuple."""
+    whole: bool = False
+    """Whether it is written as it stands."""
 
     @cached_property
     def key(self) -> str:
@@ -70,7 +70,7 @@ def verbatim(cls: type) -> Code:
             reads.add("*")
     if torch_base(cls) is not nn.Module:
         reads.add("*")  # who holds it may ask for its attributes
-    return Code(doc_of(cls), list(methods.values()), torch_base(cls), reads)
+    return Code(doc_of(cls), list(methods.values()), torch_base(cls), reads, whole=True)
 
 
 class Super(ast.NodeTransformer):
