@@ -129,6 +129,11 @@ class Component(Config):
         return frozenset()
 
     @property
+    def joins(self) -> bool:
+        """Whether the values of the default port, a list, stand one behind the other in the output: what they carry is joined likewise."""
+        return False
+
+    @property
     def placeholders(self) -> Mapping[str, tuple[Any, ...]]:
         """Token ids that stand for the features of a port: a call that has such tokens but no features is refused."""
         return {}

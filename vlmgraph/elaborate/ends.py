@@ -43,7 +43,8 @@ def tokens_outside(spec: Spec, configs: Configs, found: Collector) -> None:
     rows = {id: vocab + getattr(config, "added", 0) for id, config in configs.built.items() if (vocab := _vocabulary(config)) is not None}
     if not rows or configs.failed:
         return
-    largest = max(rows, key=lambda id: rows[id])
+    says = {id for id in rows if id in configs.tables and "vocab" in configs.tables[id][0]}
+    largest = max(rows, key=lambda id: (rows[id], id in says))  # of equals the one that the others take it from
     path = configs.tables[largest][1] if largest in configs.tables else ()
     other = spec.label((*path, "vocab"), f"{largest} has the ids 0 to {rows[largest] - 1:,}", "key")
     for token, id in configs.tokens.items():

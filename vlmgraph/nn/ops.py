@@ -122,6 +122,32 @@ class Concat(nn.Module):
         return torch.cat(list(x), dim=self.dim)
 
 
+class ConcatCarried(nn.Module):
+    """What joined values carry: masks, modality ids or spans, one behind the other along the tokens."""
+
+    def __init__(self, count: int, carried: str = "mask") -> None:
+        super().__init__()
+        self.count, self.carried = count, carried
+
+    def forward(self, **parts: Tensor) -> Tensor:
+        """`x<i>` [B, N_i, d] with `given<i>` [B, N_i] or none → [B, sum of N_i] over the values that are there.
+
+        Without one a value's tokens are real (True) or text (0). A mask that covers past tokens too, [B, past + N_i], gives its end.
+        """
+        joined = []
+        for i in range(self.count):
+            x, given = parts.get(f"x{i}"), parts.get(f"given{i}")
+            if x is None:
+                continue
+            if given is not None:
+                joined.append(given[..., -x.shape[-2] :].bool() if self.carried == "mask" else given)
+            elif self.carried == "mask":
+                joined.append(torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device))
+            else:
+                joined.append(torch.zeros(x.shape[:-1], dtype=torch.long, device=x.device))
+        return torch.cat(joined, dim=-1)
+
+
 class Add(nn.Module):
     """The sum of values of one shape."""
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from ..components.base import Ports
+from ..components.base import Component, Ports
+from ..components.op.carried import ConcatCarried
 from ..diagnostics import Collector
 from ..ir.dims import Dim, Symbol
-from ..ir.graph import COMPANIONS, SLICE, Graph, Node
+from ..ir.graph import CALL, COMPANIONS, SLICE, Graph, Node
 from ..ir.types import Type
 from .base import Pass
 
@@ -22,8 +23,10 @@ class Carry(Pass):
     ensures: ClassVar[frozenset[str]] = frozenset({"carried"})
 
     def run(self, graph: Graph, found: Collector) -> Graph:
-        carried: dict[str, Mapping[str, str]] = {}
+        # values that enter a slice bring what they carry in the whole graph
+        carried: dict[str, Mapping[str, str]] = {v: own for v, own in graph.companions.items() if v in graph.inputs}
         nodes: dict[str, Node] = {}
+        components = dict(graph.components)
         for node in graph.nodes:
             if node.op == SLICE:
                 extra = _slice_companions(node, carried)
@@ -34,12 +37,19 @@ class Carry(Pass):
             node = _feed(node, ports, carried)
             nodes[node.id] = node
             _carry_on(node, ports, carried)
-        used = {s for n in nodes.values() for s in n.sources()} | {n.id for n in graph.nodes}
-        kept = tuple(n for n in nodes.values() if n.id in used)
+            if graph.config(node).joins:
+                extra = _joined(node, ports, carried, components, {*nodes, *graph.by_id})
+                nodes.update((n.id, n) for n in extra)
+        kept = _read(nodes, graph)
+        used = {n.component for n in kept}
+        components = {id: config for id, config in components.items() if id in graph.components or id in used}
         made = {value for n in kept for value, _ in n.values()} | set(graph.inputs)
         there = {v: {kind: c for kind, c in own.items() if graph.resolve(c) in made} for v, own in carried.items()}
-        return replace(graph, nodes=kept, companions={v: own for v, own in there.items() if own}, wired=graph.nodes)
+        return replace(graph, nodes=kept, components=components, companions={v: own for v, own in there.items() if own}, wired=graph.nodes)
 
+
+JOINED = ("mask", "modality", "spans")
+"""Companions that stand one behind the other where their tokens do. Positions are counted anew, a grid describes one value alone."""
 
 LEADING = Dim.of(Symbol("..."))
 """Stands for the token dim of a port that names no more than the width, `tokens[..., d]`: such ports keep all dims before it."""
@@ -71,8 +81,10 @@ def _carry_on(node: Node, ports: Ports, carried: dict[str, Mapping[str, str]]) -
         dim = _token_dim(type_)
         for name, in_type in ports.inputs.items():
             source = node.inputs.get(name)
-            if isinstance(source, str) and dim is not None and _token_dim(in_type) == dim and name not in COMPANIONS:
-                kept = dict(carried.get(source, {}))
+            if source is not None and dim is not None and _token_dim(in_type) == dim and name not in COMPANIONS:
+                # the values of a list (of a sum, say) have the same tokens: of each kind the first that there is
+                for value in (source,) if isinstance(source, str) else source:
+                    kept = {**carried.get(value, {}), **kept}
                 break
         if (dim is not None and kept.keys() | own.keys()) or port == default or port.startswith("hidden."):
             explicit = {kind: s for kind in COMPANIONS if isinstance(s := node.inputs.get(kind), str)} if _keeps(ports, dim) else {}
@@ -87,12 +99,51 @@ def _keeps(ports: Ports, dim: Dim | None) -> bool:
 
 
 def _token_dim(type_: Type) -> Dim | None:
-    if type_.list or type_.kind not in ("tokens", "ids", "patches"):
+    """The dim that counts tokens; of a list port that of each of its values."""
+    if type_.kind not in ("tokens", "ids", "patches"):
         return None
     at = 1 if type_.kind == "ids" else 2
     if len(type_.dims) >= at:
         return type_.dims[-at]
     return LEADING if type_.rest else None
+
+
+def _joined(
+    node: Node, ports: Ports, carried: dict[str, Mapping[str, str]], components: dict[str, Component], taken: set[str]
+) -> list[Node]:
+    """Nodes that join what the values of a list carry, where they are put one behind the other.
+
+    Every value keeps ports of its own there, so that one that a program leaves out takes what it carries along.
+    """
+    source = node.inputs.get(next(iter(ports.inputs)), ())
+    values = (source,) if isinstance(source, str) else source
+    made, kept = [], {}
+    for kind in JOINED:
+        given = [carried.get(value, {}).get(kind) for value in values]
+        if not any(given):
+            continue
+        config = ConcatCarried(carried=kind, count=len(values))  # type: ignore[arg-type]
+        name, i = f"{node.id}_{kind}", 1
+        while name in taken or components.get(name, config) != config:
+            name, i = f"{node.id}_{kind}_{i}", i + 1
+        inputs = {f"x{i}": value for i, value in enumerate(values)} | {f"given{i}": value for i, value in enumerate(given) if value}
+        made.append(Node(name, CALL, name, inputs=inputs, outputs=config.signature().outputs))
+        components[name], kept[kind] = config, name
+    if kept:
+        carried[node.id] = kept
+    return made
+
+
+def _read(nodes: Mapping[str, Node], graph: Graph) -> tuple[Node, ...]:
+    """The nodes without companions that nobody reads."""
+    own = {n.id for n in graph.nodes}
+    used: set[str] = set()
+    kept: list[Node] = []
+    for node in reversed(list(nodes.values())):
+        if node.id in own or node.id in used:
+            used |= set(node.sources())
+            kept.append(node)
+    return tuple(kept[::-1])
 
 
 def _slice_companions(node: Node, carried: dict[str, Mapping[str, str]]) -> list[Node]:

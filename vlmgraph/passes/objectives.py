@@ -29,8 +29,8 @@ class Objectives(Pass):
         for name, objective in graph.objectives.items():
             if objective.nodes:
                 typed = objective_graph(graph, name, found) if objective.rebind else loss_graph(graph, name, found)
-                own = {n.component for n in objective.nodes} - {n.component for n in graph.nodes}
-                graph = replace(graph, components={**graph.components, **{id: typed.components[id] for id in own}})
+                own = {n.component: typed.components[n.component] for n in typed.nodes if n.component}
+                graph = replace(graph, components={**graph.components, **own})
         return graph
 
 

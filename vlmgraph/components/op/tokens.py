@@ -105,8 +105,13 @@ class Concat(Op, name="op.concat"):
     module = "vlmgraph.nn.ops:Concat"
 
     def signature(self, facet: str = "") -> Ports:
-        entry = T.tokens["...", "d"] if self.axis == "tokens" else T.tokens["..."]
-        return Ports(T.tokens["B", "N", "d"], x=entry.many)
+        if self.axis == "tokens":
+            return Ports(T.tokens["...", "N", "d"], x=T.tokens["...", "d"].many)
+        return Ports(T.tokens["...", "d"], x=T.tokens["..."].many)
+
+    @property
+    def joins(self) -> bool:
+        return self.axis == "tokens"
 
     def result(self, inputs: Mapping[str, Type | tuple[Type, ...]]) -> Mapping[str, Type] | None:
         """The first value's type with the grown dim. Raises DimError when the other dims disagree."""
