@@ -99,6 +99,12 @@ def isolated(folders: list[Path]) -> list[list[str]]:
     return [json.loads(line) for line in run.stdout.splitlines()]
 
 
+def tiny(name: str):
+    """The spec `name` or `name@variant` at its tiny size."""
+    spec, _, variant = name.partition("@")
+    return vlmgraph.read_spec(spec, size="tiny", variant=variant or None)
+
+
 @pytest.fixture(scope="session")
 def generated(tmp_path_factory, plugin):
     """Tiny models by spec: (folder, text, differences found where vlmgraph cannot be imported)."""
@@ -109,6 +115,6 @@ def generated(tmp_path_factory, plugin):
     inputs = importlib.util.module_from_spec(found)
     found.loader.exec_module(inputs)
     root = tmp_path_factory.mktemp("generated")
-    texts = {name: recorded(vlmgraph.read_spec(name, size="tiny"), root / name, cases()) for name, cases in inputs.CASES.items()}
+    texts = {name: recorded(tiny(name), root / name, cases()) for name, cases in inputs.CASES.items()}
     results = isolated([root / name for name in texts])
     return {name: (root / name, text, result) for (name, text), result in zip(texts.items(), results, strict=True)}

@@ -147,3 +147,26 @@ CASES = {
     "clip": clip, "llava-1.5": lambda: projector(300, 9), "cogvlm": lambda: projector(0, 11), "blip-2": blip_2, "flamingo": flamingo,
     "idefics": idefics, "qwen2-vl": qwen2_vl, "janus": janus, "honeybee": lambda: projector(300, 4), "cyclip": clip,
 }  # fmt: skip
+
+
+def resized(cases: list[tuple[str, dict[str, Tensor]]], size: int) -> list[tuple[str, dict[str, Tensor]]]:
+    """The same calls with pictures of another size."""
+    for _, given in cases:
+        if "pixel_values" in given:
+            given["pixel_values"] = noise(*given["pixel_values"].shape[:-2], size, size)
+    return cases
+
+
+def flan_t5() -> list[tuple[str, dict[str, Tensor]]]:
+    cases = projector(319, 7)
+    for program, given in cases:
+        if program == "forward":
+            given["decoder_input_ids"] = torch.tensor([[0, 5, 6], [0, 7, 8]])
+    return cases
+
+
+CASES |= {
+    "clip@rn50": lambda: resized(clip(), 48), "blip-2@opt": lambda: projector(319, 7), "blip-2@flan-t5": flan_t5,
+    "flamingo@flamingo-3b": lambda: resized(flamingo(), 64),
+}  # fmt: skip
+"""`spec@variant`."""
