@@ -293,3 +293,9 @@ nothing = 1
         (C.UNKNOWN_KEY, 10), (C.UNKNOWN_KEY, 11),
     }  # fmt: skip
     assert len(found) == 16
+
+
+def test_published_numbers_are_not_expected_of_a_model_changed_by_hand():
+    assert vlmgraph.check(vlmgraph.read_spec("cogvlm", overrides={"llm.layers": 4})) == []
+    (found,) = vlmgraph.check(vlmgraph.read_spec("cogvlm", overrides={"expect.visual_tokens": 4}))
+    assert found.code == C.EXPECT_TOKENS

@@ -93,7 +93,7 @@ def read_spec(
     search: Sequence[Path] | None = None,
 ) -> Spec:
     """Read a spec by name (`cogvlm`, `blip-2:opt`), by path, or from a dict, and lay the overlays over it in this order:
-    `extends`, variant, size, stage, overrides.
+    `extends`, variant, size, stage, overrides. With overrides that say nothing of it, `[expect]` is left out.
 
     Never raises for a bad spec: findings are in `.diagnostics`. `search` are folders looked into before the bundled specs.
     """
@@ -313,7 +313,11 @@ class _Reader:
         return tree
 
     def overridden(self, tree: Tree, overrides: Mapping[str, object] | Sequence[str] | None) -> Tree:
-        for override in parse_pairs(overrides or (), self.found):
+        """`[expect]` is left behind: its numbers are those of the model as published, not of one changed by hand."""
+        pairs = list(parse_pairs(overrides or (), self.found))
+        if pairs and not any(override.key.split(".")[0] == "expect" for override in pairs):
+            tree = tree.without({("expect",)})
+        for override in pairs:
             tree = assign(tree, override, self.found)
         return tree
 
