@@ -28,7 +28,8 @@ def overlay_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variant", metavar="NAME", help="a variant of the spec")
     parser.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], dest="overrides",
-        help="override one value, for example --set components.llm.layers=2 or --set llm.layers=2; the value is TOML, and [expect] is left out; repeat for more",
+        help="override one value, for example --set components.llm.layers=2 or --set llm.layers=2; the value is TOML, and [expect] is "
+        "left out; repeat for more",
     )  # fmt: skip
 
 
