@@ -258,4 +258,6 @@ class Planner:
 
 
 def stateful(module: nn.Module) -> bool:
-    return next(module.parameters(), None) is not None or next(module.buffers(), None) is not None
+    """Whether the state dict has anything of a module."""
+    own = (*module._parameters.values(), *module._buffers.values())
+    return any(t is not None for t in own) or any(stateful(m) for m in module._modules.values() if m is not None)

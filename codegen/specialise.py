@@ -165,14 +165,12 @@ class Specializer(Looper):
 
     def replay(self, first: nn.Module, module: nn.Module, unit: Unit) -> None:
         """A module like one seen before makes the same calls of its own parts."""
-        paths = {id(m): p for p, m in first.named_modules()}
+        # two modules with one signature have the same parts in the same order
+        twins = {id(a): b for a, b in zip(first.modules(), module.modules())}
         for modules, bound in unit.records:
-            mapped = tuple(module.get_submodule(paths[id(m)]) if id(m) in paths else m for m in modules)
-            for m in mapped:
-                self.join_call(m, bound)
-        for inner_path, inner in first.named_modules():
-            if id(inner) in self.open:
-                self.open.add(id(module.get_submodule(inner_path)))
+            for m in modules:
+                self.join_call(twins.get(id(m), m), bound)
+        self.open.update(id(b) for a, b in zip(first.modules(), module.modules()) if id(a) in self.open)
 
     def follow(self, unit: Unit) -> None:
         """Write a unit's body for what it is called with."""
