@@ -20,7 +20,7 @@ def told(text: str, gone: Iterable[str], keep_first: bool) -> str:
     for index, paragraph in enumerate(paragraphs):
         joined = " ".join(line.strip() for line in paragraph.split("\n"))
         kept = []
-        for number, sentence in enumerate(re.split(r"(?<=\.)\s+(?=\S)", joined)):
+        for number, sentence in enumerate(re.split(r"(?<=[^.]\.)\s+(?=\S)", joined)):
             if keep_first and index == number == 0:
                 kept.append(sentence)
                 continue

@@ -51,8 +51,9 @@ class Block(nn.Module):
     """Attention, then (optionally) cross-attention, then an MLP, each a branch beside the stream x [B, N, width].
 
     `order` says where a branch's norm stands: "pre" x + f(norm x); "post" norm(x + f(x)); "sub_post" x + norm(f(x)) (EVA-02's CLIP-E,
-    Swin v2); "parallel" x + attention(norm x) + mlp(norm x), with one norm where the MLP has none. `norms` are named by branch (attention,
-    cross, mlp); with "pre" a branch may have one behind it too (attention_out, ...: the sandwich). `scales` multiply a branch.
+    Swin v2); "parallel" x + attention(norm x) + mlp(norm x), with one norm where the MLP has none. With `order` "pre" a branch
+    may have a second norm behind it, attention_out, cross_out or mlp_out (the sandwich). `norms` go by the names of their branches.
+    `scales` multiply a branch.
     """
 
     def __init__(

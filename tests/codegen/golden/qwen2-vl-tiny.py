@@ -152,8 +152,7 @@ class MLP(nn.Module):
 class VisionBlock(nn.Module):
     """Attention, then (optionally) cross-attention, then an MLP, each a branch beside the stream x [B, N, width].
 
-    `norms` are named by branch (attention, cross, mlp); with "pre" a branch may have one behind it too (attention_out,
-    ...: the sandwich).
+    `norms` go by the names of their branches.
     """
 
     def __init__(self) -> None:
@@ -233,10 +232,7 @@ class UnknownId(ValueError):
 
 
 class TextEmbedding(nn.Module):
-    """ids [B, T] → [B, T, width].
-
-    (trained while the others are frozen).
-    """
+    """ids [B, T] → [B, T, width]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -450,8 +446,7 @@ class GatedMLP(nn.Module):
 class DecoderBlock(nn.Module):
     """Attention, then (optionally) cross-attention, then an MLP, each a branch beside the stream x [B, N, width].
 
-    `norms` are named by branch (attention, cross, mlp); with "pre" a branch may have one behind it too (attention_out,
-    ...: the sandwich).
+    `norms` go by the names of their branches.
     """
 
     def __init__(self) -> None:
