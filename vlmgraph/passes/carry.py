@@ -122,7 +122,7 @@ def _joined(
         given = [carried.get(value, {}).get(kind) for value in values]
         if not any(given):
             continue
-        config = ConcatCarried(carried=kind, count=len(values))  # type: ignore[arg-type]
+        config = ConcatCarried(carried=kind, count=len(values))
         name, i = f"{node.id}_{kind}", 1
         while name in taken or components.get(name, config) != config:
             name, i = f"{node.id}_{kind}_{i}", i + 1

@@ -129,9 +129,9 @@ def _cut(
             continue
         inputs: dict[str, Source] = {}
         for port, source in node.inputs.items():
-            found = [c for s in ((source,) if isinstance(source, str) else source) if (c := current(s)) in have]
-            if found:
-                inputs[port] = found[0] if isinstance(source, str) else tuple(found)
+            fed = [c for s in ((source,) if isinstance(source, str) else source) if (c := current(s)) in have]
+            if fed:
+                inputs[port] = fed[0] if isinstance(source, str) else tuple(fed)
         if node.op != CALL:
             if all(port in inputs for port in node.inputs):
                 runnable.append(replace(node, inputs=inputs))

@@ -59,7 +59,6 @@ def _sources(name: str) -> Iterator[tuple[str, Path]]:
             if path.suffix in SOURCES and not (name == "vlmgraph" and inside.parts[0] in ELSEWHERE):
                 yield inside.as_posix(), path
     if name == "vlmgraph":  # the source generator decides what is written; specs are inputs, with a digest of their own
-        for inside, path in _sources("vlmgraph.codegen"):
-            yield f"codegen/{inside}", path
+        yield from ((f"codegen/{name}", path) for name, path in _sources("vlmgraph.codegen"))
     if not hasattr(module, "__path__") and module.__file__:
         yield Path(module.__file__).name, Path(module.__file__)
