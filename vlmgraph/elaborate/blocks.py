@@ -50,23 +50,11 @@ def expand_blocks(spec: Spec, components: Tables, blocks: Mapping[str, Any], fou
         if not isinstance(kind, str) or not kind.startswith("blocks."):
             tables[id] = (table, path)
             return
-        if name not in blocks and spec.lacks("blocks", name):
-            return
         if name not in blocks or name in inside:
-            text = f"block {name!r} contains itself" if name in inside else f"there is no [blocks.{name}]"
-            at, note = spec.label((*path, "type"), "used here"), "blocks: " + (", ".join(blocks) or "none")
-            found.add(Diagnostic(C.UNKNOWN_BLOCK, text, at, notes=(note,), fix=None if name in inside else near(name, blocks)))
+            unknown_block(spec, found, name, blocks, spec.label((*path, "type"), "used here"), circle=name in inside)
             return
         block = blocks[name]
-        given = {k: v for k, v in table.items() if k not in ("type", "repeat")}
-        fields = {**{k: v for k, v in block.items() if k not in STRUCTURE}, **part(block, "fields")}
-        for field in [k for k in given if k not in fields]:
-            unknown_field(found, name, field, fields, spec.label((*path, field), "unknown field", "key"))
-        fields |= {k: v for k, v in given.items() if k in fields}
-        for place, field in asked(block, ("blocks", name)):
-            if field not in fields:
-                unknown_field(found, name, field, fields, spec.label(place, "asked for here"))
-                fields[field] = None
+        fields = block_fields(spec, found, name, block, {k: v for k, v in table.items() if k not in ("type", "repeat")}, path)
         count = fill(table.get("repeat", block.get("repeat", 0)), fields)
         uses[id] = use = Use(name, fields, repeats(count, spec.label((*path, "repeat"), "here"), found))
         for place in steps(id, use):
@@ -86,6 +74,28 @@ def expand_blocks(spec: Spec, components: Tables, blocks: Mapping[str, Any], fou
         whole = {id: own for id, own in components.items() if not str(own[0].get("type")).startswith("blocks.")}
         return whole, {}  # uses of blocks are broken
     return tables, uses
+
+
+def unknown_block(spec: Spec, found: Collector, name: str, blocks: Mapping[str, Any], at: Label | None, circle: bool = False) -> None:
+    """A use of a block that is not there, or of one that it stands in."""
+    if name not in blocks and spec.lacks("blocks", name):
+        return
+    text = f"block {name!r} contains itself" if circle else f"there is no [blocks.{name}]"
+    note = "blocks: " + (", ".join(blocks) or "none")
+    found.add(Diagnostic(C.UNKNOWN_BLOCK, text, at, notes=(note,), fix=None if circle else near(name, blocks)))
+
+
+def block_fields(spec: Spec, found: Collector, name: str, block: Mapping[str, Any], given: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The values of a block's `$fields` in a use that stands at `path`: its defaults, with what is given over them."""
+    fields = {**{k: v for k, v in block.items() if k not in STRUCTURE}, **part(block, "fields")}
+    for field in [k for k in given if k not in fields]:
+        unknown_field(found, name, field, fields, spec.label((*path, field), "unknown field", "key"))
+    fields |= {k: v for k, v in given.items() if k in fields}
+    for place, field in asked(block, ("blocks", name)):
+        if field not in fields:
+            unknown_field(found, name, field, fields, spec.label(place, "asked for here"))
+            fields[field] = None
+    return fields
 
 
 def unknown_field(found: Collector, block: str, field: str, known: Mapping[str, Any], at: Label | None) -> None:

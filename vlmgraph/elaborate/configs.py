@@ -90,6 +90,9 @@ class Configs:
             other = self.scoped(single(table[key]), id) if key in table else ""
             if other in self.tables and self.build(other) is None:
                 return None  # its fields are at fault there, and no second time here
+        from .filling import with_fillings
+
+        fields = with_fillings(self.spec, self.found, fields, path)
         return self.validate(cls, {k: v for k, v in fields.items() if k in cls.model_fields or k in table}, path)
 
     def component_class(self, kind: Any, path: Path) -> type[Component] | None:

@@ -43,8 +43,9 @@ def read_layer(value: Any, family: str, default: str = "", number: str = "") -> 
 
 def slot(family: str, default: str = "", number: str = "", empty: bool = False) -> Any:
     """The annotated type of a field that takes layers of `family`; `empty`: also "none", read as None."""
-    table = {"type": "object", "properties": {"type": {"type": "string", "pattern": f"^{family}\\."}}}
-    forms: list[Any] = [{"type": "string", "pattern": f"^{family}\\."}, table]
+    pattern = f"^(blocks|{family})\\." if family in ("block", "mlp") else f"^{family}\\."  # an inner graph of the spec fills these too
+    table = {"type": "object", "properties": {"type": {"type": "string", "pattern": pattern}}}
+    forms: list[Any] = [{"type": "string", "pattern": pattern}, table]
     if number:
         forms.append({"type": "integer"})
 
