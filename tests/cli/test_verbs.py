@@ -174,6 +174,15 @@ class TestExplain:
         said = vlmgraph("explain", "vg0301")
         assert said.code == CLEAN and said.out.startswith("# VG0301")
 
+    def test_a_component_type(self, vlmgraph: Command) -> None:
+        said = vlmgraph("explain", "connector.mlp")
+        assert (
+            said.code == CLEAN
+            and "x: tokens[..., d_in]" in said.out
+            and "| `depth` | integer | `2` | number of linear layers |" in said.out
+        )
+        assert "did you mean connector.mlp?" in vlmgraph("explain", "connector.mpl").err
+
     def test_all(self, vlmgraph: Command) -> None:
         from vlmgraph.diagnostics.codes import TITLES
 

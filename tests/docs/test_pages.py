@@ -41,3 +41,20 @@ def test_pictures_are_those_drawn_now(spec: str, update: bool) -> None:
     if update:
         picture.write_text(drawn, encoding="utf-8")
     assert picture.read_text(encoding="utf-8") == drawn
+
+
+def test_every_component_of_the_package_has_its_page(update: bool) -> None:
+    from vlmgraph.plugins import registry
+    from vlmgraph.report.reference import component_page
+
+    points = registry()
+    kinds = [k for k in points.names() if any(p.dist is None or p.dist.name == "vlmgraph" for p in points.points[k])]
+    intro = (
+        "# Components\n\nEvery type of the package, from its declaration; `vlmgraph explain TYPE` prints one, also of a plugin.\n"
+        "Fields that name no default are inferred or taken from the stack around.\n"
+    )
+    made = "\n".join([intro, *(component_page(kind, points.load(kind)) for kind in sorted(kinds))])
+    page = ROOT / "docs/components.md"
+    if update:
+        page.write_text(made, encoding="utf-8")
+    assert page.read_text(encoding="utf-8") == made

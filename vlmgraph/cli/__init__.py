@@ -17,7 +17,7 @@ VERBS: dict[str, str] = {
     "show": "draw or print the graph of a spec, or its values and where each came from",
     "diff": "compare two specs: components, dims, parameters, tokens, edges",
     "report": "parameters, FLOPs, memory, visual tokens, trainable parts; as text, JSON or HTML",
-    "explain": "the page about a diagnostic code",
+    "explain": "the page about a diagnostic code or a component type",
     "compile": "write a model out: source, graph, lock file, report, weights",
     "run": "answer a prompt about an image",
     "export": "write a model for another runtime",

@@ -54,4 +54,3 @@ class TextEmbedding(Component, name="text.embedding"):
 
     def addresses(self) -> tuple[str, ...]:
         return tuple(self.parameters())
-
