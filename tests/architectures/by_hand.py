@@ -104,7 +104,9 @@ def swiglu(s: State, name: str, x: Tensor) -> Tensor:
     return linear(s, f"{name}.down", silu(linear(s, f"{name}.gate", x)) * linear(s, f"{name}.up", x))
 
 
-def llama(s: State, x: Tensor, positions: Tensor, heads: int, visual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+def llama(
+    s: State, x: Tensor, positions: Tensor, heads: int, visual: Tensor | None = None, mask: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
     """The decoder with a final norm; x [B, N, width]. Where `visual` [B, N] is True, the vision expert's matrices are taken (CogVLM)."""
 
     def pick(block: State, f: Callable[[str], Tensor], kind: str, leaf: str) -> Tensor:
@@ -120,12 +122,12 @@ def llama(s: State, x: Tensor, positions: Tensor, heads: int, visual: Tensor | N
 
     for i in range(depth(s)):
         block = below(s, f"layers.{i}.")
-        y = rms_norm(block, "norms.attention", x, 1e-5)
+        y = rms_norm(block, "norms.attention", x, eps)
         q, k, v = (pick(block, lambda name, y=y, b=block: linear(b, name, y), "attention", n) for n in "qkv")
         y = softmax_attention(rope(q, positions, heads), rope(k, positions, heads), v, heads, causal=True, key_mask=mask)
         x = x + pick(block, lambda name, y=y, b=block: linear(b, name, y), "attention", "out")
-        x = x + feed(block, rms_norm(block, "norms.mlp", x, 1e-5))
-    return rms_norm(s, "final_norm", x, 1e-5)
+        x = x + feed(block, rms_norm(block, "norms.mlp", x, eps))
+    return rms_norm(s, "final_norm", x, eps)
 
 
 # ---- EVA2-CLIP-E

@@ -43,6 +43,7 @@ def structure() -> dict[str, Any]:
         properties[table]["additionalProperties"] = {"anyOf": [removal, overlay]}
     for table in properties.values():  # what a spec extends may be removed entry by entry
         removable(table.get("additionalProperties"))
+    properties["tokens"]["additionalProperties"] = {"anyOf": [properties["tokens"]["additionalProperties"], removal]}
     made["required"] = ["vlmgraph"]
     return made
 

@@ -19,7 +19,8 @@ def begin(model: CompiledModel, name: str) -> list[str]:
     """Set `requires_grad` to what the stage trains, take its copies (`copy`, `init`), and return the names of what trains, in order.
 
     A tied parameter trains when one of its names is trained and none is frozen. A source of `init` that is no address of the model
-    (a stage, a published checkpoint) is the caller's to load. Raises DiagnosticError for an unknown stage and for copies that do not fit.
+    (a stage, a published checkpoint) is the caller's to load. The rule "mean" gives rows the mean of the source's rows.
+    Raises DiagnosticError for an unknown stage and for copies that do not fit.
     """
     stage = find_stage(model, name)
     for target, copied in model.graph.copies.items():
@@ -27,6 +28,8 @@ def begin(model: CompiledModel, name: str) -> list[str]:
     for target, source in stage.init.items():
         if isinstance(source, str) and addressed(model, source) and addressed(model, target):
             copy(model, target, source)
+        elif isinstance(source, dict) and source.get("rule") == "mean":
+            mean(model, target, source["from"])
     trained = {id(p) for address in stage.train for p in addressed(model, address).values()}
     trained -= {id(p) for address in (*stage.freeze, *model.graph.copies) for p in addressed(model, address).values()}
     for parameter in model.parameters():
@@ -87,3 +90,15 @@ def copy(model: nn.Module, target: str, source: str) -> None:
             why = f"{source} has no {key!r}" if found is None else f"it is {tuple(parameter.shape)}, its source {tuple(found.shape)}"
             raise DiagnosticError(Diagnostic(C.STAGE_INIT, f"{name} cannot start as a copy from {source}: {why}"))
         parameter.copy_(found)
+
+
+@torch.no_grad()
+def mean(model: nn.Module, target: str, source: str) -> None:
+    """Give every row of the table at `target` the mean of the rows at `source`, as new words of a vocabulary start. Raises DiagnosticError
+    where these are no two tables of one width."""
+    tables = [[p for p in addressed(model, address).values() if p.dim() == 2] for address in (target, source)]
+    if [len(found) for found in tables] != [1, 1] or tables[0][0].shape[1] != tables[1][0].shape[1]:
+        shapes = [[tuple(p.shape) for p in found] for found in tables]
+        text = f"{target} {shapes[0]} cannot start as the mean of the rows of {source} {shapes[1]}: that takes two tables of one width"
+        raise DiagnosticError(Diagnostic(C.STAGE_INIT, text))
+    tables[0][0].copy_(tables[1][0].mean(0).expand_as(tables[0][0]))
