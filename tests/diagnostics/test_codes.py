@@ -76,7 +76,7 @@ extra     = { type = "conector.linear" }
 llm       = { kv_heads = 4 }
 
 [programs]
-states = { outputs = ["lm"] }
+states = { outputs = ["lln"] }
 
 [stages.align]
 objectives = { lmm = 1.0 }
@@ -94,7 +94,7 @@ def test_all_problems_at_once_and_nothing_else(tmp_path):
         codes.UNKNOWN_FIELD: "dept",
         codes.UNKNOWN_COMPONENT: "conector.linear",
         codes.KV_HEADS_NOT_DIVIDING: "4 do not divide 6 heads",
-        codes.PROGRAM_OUTPUT: "lm",
+        codes.PROGRAM_OUTPUT: "lln",
         codes.UNKNOWN_OBJECTIVE: "lmm",
     }
     assert {d.code: d.message for d in found}.keys() == expected.keys() and len(found) == len(expected)

@@ -6,7 +6,7 @@ Nothing here imports torch: `check`, `show` and `report` work from declarations 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
@@ -138,6 +138,11 @@ class Component(Config):
         """Token ids that stand for the features of a port: a call that has such tokens but no features is refused."""
         return {}
 
+    def lengths(self, inputs: Mapping[str, Any]) -> Sequence[int] | None:
+        """Tokens of each item in a packed output, whose dim no input has, from the values of the input ports (numpy arrays) that are
+        known before the graph runs; None where they do not decide it."""
+        return None
+
     def hidden_states(self) -> int | None:
         """How many `hidden[i]` taps there are (layers + 1), or None where there are none."""
         return None
@@ -170,6 +175,8 @@ class Head(Component):
 
 class Loss(Component):
     role: ClassVar[str] = "loss"
+    batches: ClassVar[tuple[str, ...]] = ()
+    """Named batches that it compares, where the objective names no others: what enters a list port is the value of each, in order."""
 
 
 class Op(Component):

@@ -10,14 +10,15 @@ from typing import Any
 from ..diagnostics import Collector, Diagnostic
 from ..diagnostics import codes as C
 from ..ir.dims import DimError
-from ..ir.graph import Graph
+from ..ir.graph import Graph, Node
 from ..ir.order import ordered
 from ..ir.types import Type, parse_type
 from ..spec import Spec
+from .batches import Batches, batched
 from .blocks import Use, expand_blocks, place_part, place_use, unfed_ports
 from .configs import Configs
 from .copies import open_copies, read_copies, shadow
-from .declare import read_objectives, read_programs, read_stages, read_ties
+from .declare import listed, read_objectives, read_programs, read_stages, read_ties
 from .ends import idle_components, tokens_outside, unfed_outputs, unused_inputs
 from .names import Names, read_names
 from .procedures import read_procedures
@@ -57,7 +58,11 @@ def elaborate(spec: Spec, found: Collector | None = None) -> Graph | None:
     copied = [node for node in copied if not node.component or node.component in configs.built]  # what is wrong with the others is said
     wiring.aliases.update(same | {f"{copy}.{value}": f"{copy}.{final}" for copy, value, final in shadows if final != value})
     main, own = [], {}
-    for node in [names.node(node) for node in nodes] + copied:
+    whole = [names.node(node) for node in nodes] + copied
+    batches = read_batches(spec, wiring, whole, names)
+    of_batches = {alias: value for made in batches.values() for alias, value in made.aliases.items() if alias != value}
+    wiring.aliases.update(of_batches)
+    for node in [names.node(node) for node in whole] if batches else whole:
         loss = next((f"objective.{o}" for o in objectives if node.id == f"objective.{o}" or node.id.startswith(f"objective.{o}.")), "")
         if loss:
             own.setdefault(loss, []).append(node)
@@ -71,12 +76,15 @@ def elaborate(spec: Spec, found: Collector | None = None) -> Graph | None:
         components={id: config for id, config in configs.built.items() if id not in rules or id in used},
         copies={id: rule for id, rule in rules.items() if id in used},
         nodes=tuple(main),
-        aliases={alias: names.final(alias) for alias in wiring.aliases if alias not in wiring.entries},
+        aliases={alias: names.final(alias) for alias in wiring.aliases if alias not in wiring.entries and alias not in of_batches},
         outputs=declared,
         programs=programs,
         objectives={
             name: replace(
-                o, nodes=tuple(own.get(o.loss, ())), rebind={k: v for k, s in o.rebind.items() if (v := names.source(s)) is not None}
+                o,
+                nodes=(*own.get(o.loss, ()), *(batches[name].nodes if name in batches else ())),
+                inputs=batches[name].inputs if name in batches else {},
+                rebind={k: v for k, s in o.rebind.items() if (v := names.source(s)) is not None},
             )
             for name, o in objectives.items()
         },
@@ -94,6 +102,17 @@ def elaborate(spec: Spec, found: Collector | None = None) -> Graph | None:
     if not main and not found.failed:
         found.add(Diagnostic(C.EMPTY_GRAPH, "the spec has no edges: there is nothing to compile", spec.label(("graph",), "", "key")))
     return ordered(graph, found)
+
+
+def read_batches(spec: Spec, wiring: Wiring, nodes: Sequence[Node], names: Names) -> dict[str, Batches]:
+    """By objective what its named batches add."""
+    found: dict[str, Batches] = {}
+    graph = [node for node in nodes if not node.id.startswith("objective.")]
+    for objective in dict.fromkeys(o for o, _, _ in wiring.batched):
+        wanted = [(batch, value, names.final(value)) for o, batch, value in wiring.batched if o == objective]
+        shared = table(table(spec.data, "objectives"), objective).get("shared", [])
+        found[objective] = batched(graph, wanted, wiring.inputs, listed(shared), f"objective.{objective}")
+    return found
 
 
 def shadows_itself(wiring: Wiring, copy: str, value: str, names: Names) -> bool:

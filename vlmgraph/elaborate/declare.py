@@ -11,6 +11,7 @@ from ..diagnostics import codes as C
 from ..ir.graph import Objective, Program, Stage
 from ..spec import Spec
 from ..spec.edges import EdgeError, Endpoint, parse_edge
+from .losses import is_loss, loss_value
 from .wiring import Broken, Scope, Wiring
 
 
@@ -31,6 +32,8 @@ def value_of(text: str, label: Label | None, wiring: Wiring, code: str) -> str |
         return None
     before = list(wiring.found.found)
     try:
+        if is_loss(end, wiring):
+            return loss_value(end, label, wiring, code)
         return wiring.sources(end, label, Scope(), None, first=True)[0]
     except Broken:
         added = [d for d in wiring.found.found if d not in before]
@@ -121,7 +124,7 @@ def read_objectives(spec: Spec, wiring: Wiring) -> dict[str, Objective]:
         path = ("objectives", name)
         loss = f"objective.{name}"
         cls = wiring.configs.component_class(own.get("type"), (*path, "type"))
-        fields = {k: v for k, v in own.items() if k not in ("type", "edges", "when", "weight")}
+        fields = {k: v for k, v in own.items() if k not in ("type", "edges", "when", "weight", "batches", "shared")}
         config = wiring.configs.validate(cls, fields, path) if cls else None
         if config is None:
             wiring.broken.add(loss)
@@ -129,6 +132,8 @@ def read_objectives(spec: Spec, wiring: Wiring) -> dict[str, Objective]:
             continue
         wiring.configs.built[loss] = config
         wiring.add_node(loss, loss, label=spec.label(path, "", "key"))
+        wiring.batches[name] = tuple(listed(own.get("batches"))) or getattr(cls, "batches", ())
+        check_batches(spec, wiring, name, listed(own.get("shared")), path)
         for i, text in enumerate(own.get("edges", []) if isinstance(own.get("edges"), list) else []):
             wiring.edge(text, spec.label((*path, "edges", i)), Scope(objective=name))
         draft = wiring.drafts[loss]
@@ -136,7 +141,8 @@ def read_objectives(spec: Spec, wiring: Wiring) -> dict[str, Objective]:
             if port in draft.inputs:
                 continue
             if port in wiring.inputs or port in wiring.declared:
-                draft.inputs[port] = port
+                values = wiring.on_every_batch(name, [port]) if wiring.batches[name] else [port]
+                draft.inputs[port] = tuple(values) if type_.list else port
             elif not type_.optional:
                 note = f"{config.kind} needs {port}: {type_}"
                 wiring.found.add(
@@ -150,6 +156,25 @@ def read_objectives(spec: Spec, wiring: Wiring) -> dict[str, Objective]:
                 )
         objectives[name] = Objective(loss, (), wiring.rebind.get(name, {}), str(own.get("when", "")))
     return objectives
+
+
+def check_batches(spec: Spec, wiring: Wiring, name: str, shared: list[str], path: tuple[str | int, ...]) -> None:
+    """What an objective says of its batches: names that mean nothing else, and inputs that there are."""
+    for i, batch in enumerate(wiring.batches[name]):
+        if not batch.isidentifier() or batch in (*wiring.drafts, *wiring.blocks, *wiring.inputs, *wiring.declared, *wiring.copies):
+            taken = "is no name" if not batch.isidentifier() else "already names something of the graph"
+            at = spec.label((*path, "batches", i), "named here") or spec.label(path, "", "key")
+            wiring.found.add(
+                Diagnostic(C.WRONG_VALUE, f"objective {name!r}: batch {batch!r} {taken}", at, fix="call it otherwise: batches = [...]")
+            )
+    for i, input in enumerate(shared):
+        if input not in wiring.inputs:
+            near = difflib.get_close_matches(input, list(wiring.inputs), 1)
+            fix = f"did you mean {near[0]!r}?" if near else None
+            at = spec.label((*path, "shared", i), "shared here")
+            wiring.found.add(
+                Diagnostic(C.UNKNOWN_NODE, f"objective {name!r} shares the input {input!r}, which is not declared", at, fix=fix)
+            )
 
 
 def read_stages(spec: Spec, wiring: Wiring, objectives: Mapping[str, Any]) -> dict[str, Stage]:

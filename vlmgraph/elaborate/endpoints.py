@@ -86,6 +86,12 @@ class Ends:
     """Values behind the list ports of blocks."""
     copies: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Copies of several components: their values are those of the copied slice, `reference.logits`."""
+    scores: dict[str, Draft] = field(default_factory=dict)
+    """Losses that programs give, as nodes of the graph."""
+    batches: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """The named batches of an objective."""
+    batched: dict[tuple[str, str, str], None] = field(default_factory=dict)
+    """The values of batches that are read: the objective, the batch, the value."""
     shadows: dict[tuple[str, str], None] = field(default_factory=dict)
     """The values of copies that are read: the copy and the value that it shadows."""
     left_out: Callable[[str, str], bool] = lambda table, name: False
@@ -103,6 +109,8 @@ class Ends:
         if end.call is not None or self.is_inline(end, scope):
             self.found.add(Diagnostic(C.BAD_EDGE, f"{'.'.join(end.path)} takes a value, so an edge cannot start with it", at))
             raise Broken
+        if end.path[0] in self.batches.get(scope.objective, ()):
+            return self.of_batch(end, label, scope, at)
         if not scope.prefix and end.path[0] in self.copies:
             return self.shadowed(end, label, at)
         name, rest = self.lookup(end, scope, at)
@@ -282,6 +290,27 @@ class Ends:
         values = self.sources(replace(end, path=end.path[1:]), label, Scope(), None, first=True)
         self.shadows.update(((copy, value), None) for value in values)
         return [f"{copy}.{value}" for value in values]
+
+    def of_batch(self, end: Endpoint, label: Label | None, scope: Scope, at: Label | None) -> list[str]:
+        """`chosen.logits`: the value that `logits` has on an objective's batch of that name."""
+        batch = end.path[0]
+        if len(end.path) == 1:
+            text = f"{batch} is a batch: say which value of it, {batch}.NAME"
+            self.found.add(Diagnostic(C.UNKNOWN_PORT, text, at, notes=("batches: " + ", ".join(self.batches[scope.objective]),)))
+            raise Broken
+        values = self.sources(replace(end, path=end.path[1:]), label, Scope(), None, first=True)
+        return [self.on_batch(scope.objective, batch, value) for value in values]
+
+    def on_batch(self, objective: str, batch: str, value: str) -> str:
+        self.batched[objective, batch, value] = None
+        return f"objective.{objective}.{batch}.{value}"
+
+    def on_every_batch(self, objective: str, values: Sequence[str]) -> list[str]:
+        """What enters a list port of a loss over several batches: of values that belong to none of them those of each, in order."""
+        own = f"objective.{objective}."
+        spread = [value for value in values if not value.startswith(own) and value != self.UNKNOWN]
+        rest = [value for value in values if value not in spread]
+        return rest + [self.on_batch(objective, batch, value) for batch in self.batches.get(objective, ()) for value in spread]
 
     def levels(self, draft: Draft, levels: list[str], brackets: list[Bracket], at: Label | None) -> list[str]:
         """`fpn.maps` are all values of a list output, `fpn.maps[0, 2]` some of them, in this order; what follows slices each."""

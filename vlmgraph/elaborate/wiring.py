@@ -80,6 +80,8 @@ class Wiring(Ends):
             self.found.add(Diagnostic(C.NOT_A_LIST_PORT, text, label, notes=(note,)))
             draft.inputs.setdefault(port, self.UNKNOWN)
             return
+        if type_.list and node == scope.loss and self.batches.get(scope.objective):
+            sources = self.on_every_batch(scope.objective, sources)
         source: Source = tuple(sources) if type_.list else sources[0]
         own = node == scope.loss or node.startswith(scope.loss + ".")
         if scope.objective and not own:
@@ -123,7 +125,7 @@ class Wiring(Ends):
     def nodes(self) -> list[Node]:
         """All nodes, aliases not yet resolved, in order of appearance."""
         made = []
-        for draft in self.drafts.values():
+        for draft in (*self.drafts.values(), *self.scores.values()):
             outputs = dict(draft.ports.outputs)
             hidden = outputs.get("hidden", next(iter(outputs.values()), None))
             outputs |= {f"hidden.{i}": hidden for i in sorted(draft.taps) if hidden is not None}

@@ -66,12 +66,16 @@ class Program:
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss in its own namespace: nodes of its own, and ports of the graph that it feeds otherwise in its slice."""
+    """A loss in its own namespace: nodes of its own, and ports of the graph that it feeds otherwise in its slice.
+
+    One over several named batches has the graph's nodes once more for each of them, and `inputs` of its own that feed those.
+    """
 
     loss: str
     nodes: tuple[Node, ...]
     rebind: Mapping[tuple[str, str], Source] = field(default_factory=dict)
     when: str = ""
+    inputs: Mapping[str, Type] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -264,8 +264,9 @@ class _Reader:
         self.objective = key
         try:
             rebind = {(id, port): s if isinstance(s, str) else tuple(s) for id, port, s in fields.get("rebind", [])}
-            self.put("objectives", key, (str(fields["loss"]), rebind, str(fields.get("when", "")), []), line, start)
-        except (KeyError, TypeError, ValueError) as error:
+            inputs = {name: parse_type(text) for name, text in fields.get("inputs", {}).items()}
+            self.put("objectives", key, (str(fields["loss"]), rebind, str(fields.get("when", "")), inputs, []), line, start)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise _Unread("an objective has `loss` and `rebind`, a list of [node, port, source]", at, line.at) from error
 
     def own_node(self, line: _Line) -> None:
@@ -273,7 +274,7 @@ class _Reader:
         line.skip()
         if own is None:
             raise _Unread("an indented line is a node of an objective, and no objective is before it", line.at, len(line.text))
-        own[3].append(self.node(line, "node"))
+        own[-1].append(self.node(line, "node"))
 
     def procedure(self, line: _Line) -> None:
         from ..components.inference import KINDS
@@ -335,7 +336,8 @@ class _Reader:
     def graph(self) -> Graph:
         tables = dict(self.tables)
         objectives = {
-            k: Objective(loss, tuple(nodes), rebind, when) for k, (loss, rebind, when, nodes) in tables.pop("objectives", {}).items()
+            k: Objective(loss, tuple(nodes), rebind, when, inputs)
+            for k, (loss, rebind, when, inputs, nodes) in tables.pop("objectives", {}).items()
         }
         inputs, components = tables.pop("inputs", {}), tables.pop("components", {})
         nodes, ties = tuple(self.nodes), tuple(self.ties)

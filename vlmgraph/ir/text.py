@@ -39,7 +39,8 @@ def print_graph(graph: Graph) -> str:
         lines.append(f"program {name} {dump({k: v for k, v in fields.items() if v})}")
     for name, o in graph.objectives.items():
         rebind = [[id, port, source] for (id, port), source in o.rebind.items()]
-        lines.append(f"objective {name} {dump({'loss': o.loss, 'rebind': rebind, 'when': o.when})}")
+        fields = {"loss": o.loss, "rebind": rebind, "when": o.when, **({"inputs": o.inputs} if o.inputs else {})}
+        lines.append(f"objective {name} {dump(fields)}")
         lines += [f"  {print_node(node)}" for node in o.nodes]
     for name, s in graph.stages.items():
         fields = {"train": s.train, "freeze": s.freeze, "objectives": s.objectives, "init": s.init, "after": s.after}

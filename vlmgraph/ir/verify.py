@@ -113,7 +113,7 @@ def names(graph: Graph, made: Mapping[str, str]) -> Iterator[Problem]:
 def objective_names(graph: Graph, name: str, made: Mapping[str, str]) -> Iterator[Problem]:
     objective = graph.objectives[name]
     own = {value for node in objective.nodes for value, _ in node.values()}
-    both = made.keys() | own
+    both = made.keys() | own | objective.inputs.keys()
     feeds = [source for s in objective.rebind.values() for source in ((s,) if isinstance(s, str) else s)]
     for source in [s for node in objective.nodes for s in node.sources()] + feeds:
         if graph.resolve(source) not in both:

@@ -23,6 +23,18 @@ def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0, ignore
     return total / (labels != -100).sum().clamp(min=1)
 
 
+def sample_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0, ignore: Sequence[int] = ()) -> Tensor:
+    """The mean over samples of the mean over a sample's labels that count: logits [B, T, V], labels [B, T]."""
+    if logits.shape[:2] != labels.shape:
+        raise LabelCount(f"there are {tuple(logits.shape[:2])} predictions, but {tuple(labels.shape)} labels")
+    for token in ignore:
+        labels = labels.masked_fill(labels == token, -100)
+    each = F.cross_entropy(
+        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, label_smoothing=smoothing, reduction="none"
+    ).view(labels.shape)
+    return (each.sum(1) / (labels != -100).sum(1).clamp(min=1)).mean()
+
+
 class LabelCount(ValueError):
     """Predictions and labels differ in number."""
 
@@ -39,13 +51,23 @@ class CrossEntropy(nn.Module):
 
 
 class NextToken(nn.Module):
-    """The state at place t predicts the label at t + 1: logits [B, T, V], labels [B, T]."""
+    """The state at place t predicts the label at t + 1: logits [B, T, V], labels [B, T].
 
-    def __init__(self, smoothing: float = 0.0, ignore: Sequence[int] = ()) -> None:
+    average "samples": the mean over the batch of the mean over a sample, where a short answer weighs as much as a long one.
+    reduce "sample": that of every sample, [B].
+    """
+
+    def __init__(self, smoothing: float = 0.0, ignore: Sequence[int] = (), average: str = "tokens", reduce: str = "batch") -> None:
         super().__init__()
-        self.smoothing, self.ignore = smoothing, tuple(ignore)
+        self.smoothing, self.ignore, self.average = smoothing, tuple(ignore), average
+        self.reduce = reduce
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.reduce == "sample":
+            rows = zip(logits[:, :-1], labels[:, 1:])
+            return torch.stack([cross_entropy(row, wanted, self.smoothing, self.ignore) for row, wanted in rows])
+        if self.average == "samples":
+            return sample_cross_entropy(logits[:, :-1], labels[:, 1:], self.smoothing, self.ignore)
         return cross_entropy(logits[:, :-1], labels[:, 1:], self.smoothing, self.ignore)
 
 
@@ -85,6 +107,30 @@ class Sigmoid(nn.Module):
         rows = torch.arange(len(image), device=image.device)
         signs[rows, rows + first] = 1.0
         return -F.logsigmoid((signs * scores).float()).sum(1).mean()
+
+
+class DPO(nn.Module):
+    """Direct preference optimisation (arXiv 2305.18290, equation 7; with smoothing, conservative DPO).
+
+    policy and reference: logits [B, T, V] of the chosen and of the rejected answers, labels [B, T] of both → []. T may differ.
+    """
+
+    def __init__(self, beta: float = 0.1, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.beta, self.smoothing = beta, label_smoothing
+
+    def forward(self, policy: Sequence[Tensor], reference: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
+        gains = [log_likelihood(p, y) - log_likelihood(r, y) for p, r, y in zip(policy, reference, labels)]
+        margin = self.beta * (gains[0] - gains[1])
+        right, wrong = -F.logsigmoid(margin), -F.logsigmoid(-margin)
+        return ((1 - self.smoothing) * right + self.smoothing * wrong).mean()
+
+
+def log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
+    """The sum over the labels [B, T] that count, each given what stands before it: logits [B, T, V] → [B]."""
+    scores, wanted = logits[:, :-1].float().log_softmax(-1), labels[:, 1:]
+    counts = wanted != -100
+    return (scores.gather(-1, wanted.masked_fill(~counts, 0)[..., None])[..., 0] * counts).sum(-1)
 
 
 def gathered(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor, int]:

@@ -36,7 +36,9 @@ class Objectives(Pass):
 
 def loss_graph(graph: Graph, name: str, found: Collector) -> Graph:
     """The nodes of an objective that feeds nothing of the graph otherwise, typed on top of the graph's own types."""
-    own = replace(graph, inputs=graph.types(), nodes=graph.objectives[name].nodes, outputs={}, objectives={})
+    objective = graph.objectives[name]
+    nodes, _ = sort_nodes(objective.nodes)
+    own = replace(graph, inputs={**graph.types(), **objective.inputs}, nodes=tuple(nodes), outputs={}, objectives={})
     return Infer(batches=True).run(Carry().run(own, found), found)
 
 
@@ -54,7 +56,8 @@ def objective_graph(graph: Graph, name: str, found: Collector) -> Graph:
         return graph
     alone = {name: replace(objective, nodes=(), rebind={})}
     labels = {**graph.labels, **feed_labels(graph, name)}
-    slice_ = replace(graph, nodes=tuple(needed(nodes, [objective.loss])), outputs={}, objectives=alone, labels=labels)
+    inputs = {**graph.inputs, **objective.inputs}
+    slice_ = replace(graph, inputs=inputs, nodes=tuple(needed(nodes, [objective.loss])), outputs={}, objectives=alone, labels=labels)
     return Infer(batches=True).run(Carry().run(slice_, found), found)
 
 

@@ -221,6 +221,8 @@ class ObjectiveTable(Extensible):
     type: Text | None = None
     edges: list[Text] = []
     when: Any = None
+    batches: Names = []
+    shared: Names = []
 
 
 class StageTable(Strict):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -23,12 +23,20 @@ class CrossEntropy(Loss, name="loss.cross_entropy"):
 
 
 class NextToken(Loss, name="loss.next_token"):
-    """Mean cross entropy of every label given what stands before it: logits[B, T, V], ids[B, T] → loss. Label -100 does not count."""
+    """Mean cross entropy of every label given what stands before it: logits[B, T, V], ids[B, T] → loss. Label -100 does not count.
 
+    A program that scores answers has `NAME.per_sample` among its outputs, the mean over each sample's own labels.
+    """
+
+    average: Literal["tokens", "samples"] = Field("tokens", description="over all tokens at once, or first over those of a sample")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of every target spread over all tokens")
     ignore: list[Token] = Field(default_factory=list, description="labels that do not count beside -100")
-    ports = Ports(logits=T.logits["B", "T", "V"], labels=T.ids["B", "T"], returns=T.loss[()])
+    reduce: Literal["batch", "sample"] = Field("batch", description="one loss for the batch, or one for each sample")
     module = "vlmgraph.nn.losses:NextToken"
 
+    def signature(self, facet: str = "") -> Ports:
+        returns = T.loss["B"] if self.reduce == "sample" else T.loss[()]
+        return Ports(returns, logits=T.logits["B", "T", "V"], labels=T.ids["B", "T"])
+
     def arguments(self) -> dict[str, Any]:
-        return {"smoothing": self.label_smoothing, "ignore": tuple(self.ignore)}
+        return {"reduce": self.reduce, "smoothing": self.label_smoothing, "ignore": tuple(self.ignore), "average": self.average}
