@@ -11,10 +11,12 @@ from typing import Any
 from ..diagnostics import Collector, Diagnostic, Label
 from ..diagnostics import codes as C
 from ..ir.dims import DimError
+from ..ir.graph import Entry
 from ..ir.types import Type, parse_type
 from ..spec import Spec
 from ..spec.edges import EdgeError, Endpoint, parse_edge
 from ..spec.overlay import near
+from .names import Names
 from .wiring import Block, Broken, Scope, Wiring
 
 Path = tuple[str | int, ...]
@@ -213,7 +215,7 @@ def expand(spec: Spec, wiring: Wiring, uses: Mapping[str, Use], id: str, compone
     for i, step in enumerate(row):
         for port, alias in wiring.blocks[step].inputs.items():
             wiring.aliases[alias] = wiring.blocks[row[i - 1]].outputs[chained[port]] if i and port in chained else inputs[port]
-    wiring.blocks[id] = Block(inputs, dict(wiring.blocks[row[-1]].outputs), first.types, label)
+    wiring.blocks[id] = Block(inputs, dict(wiring.blocks[row[-1]].outputs), first.types, label, row=True)
     wiring.entries |= set(inputs.values())
     wiring.lists |= {inputs[port] for port, type_ in first.types.items() if type_.list}
     name_use(wiring, id)
@@ -230,6 +232,8 @@ def expand_once(spec: Spec, wiring: Wiring, uses: Mapping[str, Use], id: str, co
         except (DimError, TypeError) as error:
             wiring.found.add(Diagnostic(C.BAD_TYPE, str(error), spec.label((*here, "inputs", port), "not a type")))
     inputs = {port: prefix + port for port in types}
+    for port, alias in inputs.items():
+        wiring.note(f"declared:{alias}", spec.label((*here, "inputs", port), "declared here"))
     wiring.blocks[id] = made = Block(inputs, {}, types, label)
     wiring.entries |= set(inputs.values())
     wiring.lists |= {inputs[port] for port, type_ in types.items() if type_.list}
@@ -290,6 +294,20 @@ def name_use(wiring: Wiring, id: str) -> None:
     outputs = wiring.blocks[id].outputs
     if outputs:
         wiring.aliases[id] = next(iter(outputs.values()))
+
+
+def block_entries(wiring: Wiring, names: Names) -> tuple[Entry, ...]:
+    """The declared inputs of every use of a block, with the values that feed them."""
+    found = []
+    for id, block in wiring.blocks.items():
+        for port, type_ in block.types.items() if not block.row else ():
+            alias = block.inputs[port]
+            values = tuple(names.values(alias))
+            if values and values != (alias,) and wiring.UNKNOWN not in values:
+                at = wiring.labels.get(f"edge:{alias}") or wiring.labels.get(f"edge:{wiring.aliases.get(alias, '')}") or block.label
+                wiring.note(f"edge:{alias}", at)
+                found.append(Entry(alias, id, type_, values))
+    return tuple(found)
 
 
 def unfed_ports(wiring: Wiring, used: set[str]) -> set[str]:

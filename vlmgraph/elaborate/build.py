@@ -15,7 +15,7 @@ from ..ir.order import ordered
 from ..ir.types import Type, parse_type
 from ..spec import Spec
 from .batches import Batches, batched
-from .blocks import Use, expand_blocks, place_part, place_use, unfed_ports
+from .blocks import Use, block_entries, expand_blocks, place_part, place_use, unfed_ports
 from .configs import Configs
 from .copies import open_copies, read_copies, shadow
 from .declare import listed, read_objectives, read_programs, read_stages, read_ties
@@ -93,6 +93,7 @@ def elaborate(spec: Spec, found: Collector | None = None) -> Graph | None:
         ties=read_ties(spec, wiring),
         tokens=tokens,
         expect=table(data, "expect"),
+        entries=block_entries(wiring, names),
         labels=wiring.labels,
     )
     if not found.failed:

@@ -55,6 +55,8 @@ class Block:
     outputs: Mapping[str, str]
     types: Mapping[str, Type] = field(default_factory=dict)
     label: Label | None = None
+    row: bool = False
+    """Whether it is a row of uses, which have entries of their own."""
 
 
 class Broken(Exception):

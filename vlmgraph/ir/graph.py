@@ -98,6 +98,16 @@ class Copy:
 
 
 @dataclass(frozen=True)
+class Entry:
+    """An input of a block in one use of it: what it is declared as, and the values that feed it."""
+
+    name: str
+    block: str
+    type: Type
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Graph:
     """Nodes stand in topological order. `aliases` names values (`logits` → `head`); declared outputs are among them."""
 
@@ -122,6 +132,8 @@ class Graph:
     """Value name → kind of companion → value name."""
     wired: tuple[Node, ...] = field(default=(), compare=False, repr=False)
     """The nodes as the spec wires them, before companions are fed and dims folded: what a slice with other feeds is typed from."""
+    entries: tuple[Entry, ...] = field(default=(), compare=False, repr=False)
+    """Declared types inside the graph: the inputs of uses of blocks."""
     labels: Mapping[str, Label] = field(default_factory=dict, compare=False, repr=False)
     """Places for diagnostics: `component:X`, `node:X`, `edge:X.port`, `input:X`, `field:X.name`, `program:P` ..."""
 

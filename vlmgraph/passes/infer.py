@@ -12,7 +12,7 @@ from ..components.base import Component, Ports
 from ..diagnostics import Collector, Diagnostic, Label
 from ..diagnostics import codes as C
 from ..ir.dims import Dim, DimError, Symbol
-from ..ir.graph import CALL, FOLD, JOIN, SLICE, UNFOLD, Graph, Node, Source
+from ..ir.graph import CALL, FOLD, JOIN, SLICE, UNFOLD, Entry, Graph, Node, Source
 from ..ir.order import owner
 from ..ir.types import COMPATIBLE, Type
 from ..ir.unify import Conflict, Unifier
@@ -62,19 +62,26 @@ class _Inference:
     folds: dict[tuple[str, int, str], str] = field(default_factory=dict)
     read: set[str] = field(default_factory=set)
     """Nodes that another one reads."""
+    entries: list[Entry] = field(default_factory=list)
+    """Inputs of blocks that are not compared yet."""
+    refused: set[tuple[str, str]] = field(default_factory=set)
+    """Uses of blocks and the values that do not fit them: what reads those inside would only say it again."""
 
     def run(self) -> Graph:
         self.types.update(self.graph.inputs)
         producer = {value: node.id for node in self.graph.nodes for value, _ in node.values()}
         self.read = {p for node in self.graph.nodes for s in node.sources() if (p := owner(s, producer))}
         rebound = {key for o in self.graph.objectives.values() for key in o.rebind}
+        self.entries = list(self.graph.entries)
         for node in self.graph.nodes:
+            self.enter(set(node.sources()))
             if node.op == SLICE:
                 self.slice(node)
             elif node.op == CALL:
                 self.call(node, rebound)
             else:
                 raise AssertionError(f"infer runs before {node.op} nodes exist")
+        self.enter(set(self.types))
         self.declared_outputs()
         if not self.found.failed:
             self.settle()
@@ -138,7 +145,8 @@ class _Inference:
             values = (source,) if isinstance(source, str) else source
             fed: list[str] = []
             for value in values:
-                if value in self.unknown or value not in self.types:
+                refused = any(value == wrong and node.id.startswith(f"{use}.") for use, wrong in self.refused)
+                if refused or value in self.unknown or value not in self.types:
                     failed = True
                     continue
                 type_ = self.types[value]
@@ -345,6 +353,46 @@ class _Inference:
                     text = f"output {name} is declared {declared}, but {value} is {self.shown(type_)}"
                     self.report(C.OUTPUT_TYPE, text, f"output:{name}", other=f"edge:{name}")
                     break
+
+    def enter(self, values: set[str]) -> None:
+        """Compare what the values are with what the blocks that they enter declare, before anything inside reads them."""
+        for entry in [e for e in self.entries if values & set(e.values)]:
+            if any(value not in self.types and value not in self.unknown for value in entry.values):
+                continue  # of a list, or of a slice that lacks it
+            self.entries.remove(entry)
+            count = entry.type.count.constant if entry.type.count is not None else None
+            if entry.type.list and count is not None and count != len(entry.values):
+                self.refuse(entry, entry.values[0], C.NOT_A_LIST_PORT, f"{entry.name} takes {count} values, {len(entry.values)} are given")
+            for value in entry.values:
+                if value not in self.unknown:
+                    self.fits(entry, value, self.types[value])
+
+    def fits(self, entry: Entry, value: str, have: Type) -> None:
+        """A value against the declared type of a block's input. Dims that it names are the same in all inputs of the use."""
+        private = {s: Dim.of(Symbol(f"{entry.block}.{s.name}", flexible=True)) for d in entry.type.dims for s in d.symbols()}
+        want, extra = entry.type.substitute(private), len(have.dims) - len(entry.type.dims)
+        text = f"{value} is {self.shown(have)}, but {entry.name} is declared {replace(entry.type, optional=False)}"
+        if not self.kind_fits(have, entry.type):
+            self.refuse(entry, value, C.KIND_MISMATCH, text)
+        elif extra < 0:
+            self.refuse(entry, value, C.RANK_MISMATCH, text)
+        else:
+            # further leading dims fold into the first one where the value is read
+            skipped = extra > 0 and not want.rest
+            for i, (left, right) in enumerate(zip(want.dims[skipped:], have.dims[extra + skipped :])):
+                try:
+                    self.unifier.equate(left, right)
+                except (Conflict, DimError):
+                    axis = i + skipped - len(want.dims)
+                    width = axis == -1 and have.kind in ("tokens", "embedding", "patches", "regions")
+                    count = axis == -2 and have.kind == "tokens"
+                    self.refuse(entry, value, C.WRONG_WIDTH if width else C.WRONG_TOKEN_COUNT if count else C.WRONG_DIM, text)
+                    break
+
+    def refuse(self, entry: Entry, value: str, code: str, text: str) -> None:
+        self.refused.add((entry.block, value))
+        at, declared = self.label(f"edge:{entry.name}"), self.label(f"declared:{entry.name}")
+        self.found.add(Diagnostic(code, text, at, (declared,) if declared else ()))
 
     def settle(self) -> None:
         """Dims of one equation in two unknowns that never met a third are errors now, and so are divisions that leave a remainder."""
