@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tests.parity import models_towers
+
 CASES: dict[str, Callable[[], tuple[Any, dict[str, Tensor], list[str]]]] = {}
 
 
@@ -314,3 +316,6 @@ def janus_deeper_aligner() -> Any:
 def janus_untied_text_only() -> Any:
     ids = tokens(2, 8, 3, 95)
     return janus(False), {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, ["logits"]
+
+
+CASES |= models_towers.CASES

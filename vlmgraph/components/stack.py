@@ -91,7 +91,9 @@ class StackConfig(Component):
     kinds: dict[str, dict[str, Any]] = Field(default_factory=dict, description="fields that differ in layers of a kind")
     d_media: int | None = Field(None, ge=1, description="width of the media; inferred")
     max_positions: int | None = Field(None, ge=1, description="longest sequence")
-    init: Literal["normal", "trunc_normal", "clip", "clip_image", "t5"] | None = Field(None, description="rule of the first weights")
+    init: Literal["normal", "trunc_normal", "xavier", "clip", "clip_image", "t5"] | None = Field(
+        None, description="rule of the first weights"
+    )
     std: float = Field(0.02, gt=0, description="standard deviation of the first weights")
     module = "vlmgraph.nn.stack:Stack"
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention import CrossAttention
+from .init import xavier
 from .mlp import MLP
 
 
@@ -18,9 +19,11 @@ class AttentionPool(nn.Module):
     """
 
     def __init__(
-        self, d: int, heads: int, out: int, act: nn.Module, query: str = "mean", positions: int = 0, mlp: int = 0, eps: float = 1e-6
-    ) -> None:
+        self, d: int, heads: int, out: int, act: nn.Module, query: str = "mean", positions: int = 0, mlp: int = 0, eps: float = 1e-6,
+        init: str = "normal",
+    ) -> None:  # fmt: skip
         super().__init__()
+        self.init = init
         self.positions = nn.Parameter(torch.empty(positions + (query == "mean"), d)) if positions else None
         self.query = nn.Parameter(torch.empty(1, d)) if query == "learned" else None
         self.attention = CrossAttention(d, d, heads, bias="qkvo")
@@ -35,6 +38,12 @@ class AttentionPool(nn.Module):
                 nn.init.normal_(table, std=table.shape[1] ** -0.5)
 
     def init_weights(self) -> None:
+        """CLIP's N(0, fan_in**-0.5), or SigLIP's (google-research/big_vision models/vit.py, MAPHead): all Xavier-uniform."""
+        if self.init == "xavier":
+            xavier(self, 0)
+            if self.query is not None:
+                nn.init.xavier_uniform_(self.query)
+            return
         for layer in (self.attention.q, self.attention.k, self.attention.v, self.attention.out):
             nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
 

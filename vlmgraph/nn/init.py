@@ -11,16 +11,18 @@ Init = Callable[[nn.Module], None]
 
 
 def initialiser(name: str, width: int, layers: int, std: float = 0.02) -> Init:
-    """normal: N(0, std) (GPT, LLaMA, OPT, BERT); trunc_normal: the same cut at two (ViT); clip, clip_image, t5: as theirs."""
+    """normal: N(0, std) (GPT, LLaMA, OPT, BERT); trunc_normal: the same cut at two (ViT); xavier, clip, clip_image, t5: as theirs."""
     if name in ("normal", "trunc_normal"):
         return partial(plain, std=std, cut=name == "trunc_normal")
+    if name == "xavier":
+        return partial(xavier, width=width)
     if name == "clip":
         return partial(clip, width=width, layers=layers)
     if name == "clip_image":
         return partial(clip_image, width=width)
     if name == "t5":
         return partial(t5, width=width)
-    raise ValueError(f"there is no initialisation {name!r}; there are normal, trunc_normal, clip, clip_image and t5")
+    raise ValueError(f"there is no initialisation {name!r}; there are normal, trunc_normal, xavier, clip, clip_image and t5")
 
 
 def plain(module: nn.Module, std: float, cut: bool = False) -> None:
@@ -30,6 +32,23 @@ def plain(module: nn.Module, std: float, cut: bool = False) -> None:
             (nn.init.trunc_normal_ if cut else nn.init.normal_)(part.weight, std=std)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
+
+
+def xavier(module: nn.Module, width: int) -> None:
+    """ViT and SigLIP as google-research/big_vision begins them (models/vit.py): matrices Xavier-uniform, biases of an MLP N(0, 1e-6), all
+    others zero, positions N(0, width**-0.5), patches N(0, fan_in**-0.5)."""
+    for name, part in module.named_modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+            if part.bias is not None:
+                nn.init.normal_(part.bias, std=1e-6 if name.startswith("mlp.") or ".mlp." in name else 0.0)
+        elif isinstance(part, nn.Conv2d):
+            nn.init.normal_(part.weight, std=(part.weight[0].numel()) ** -0.5)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+    for name, parameter in module.named_parameters():
+        if name.startswith("position."):
+            nn.init.normal_(parameter, std=width**-0.5)
 
 
 def clip(module: nn.Module, width: int, layers: int) -> None:

@@ -260,6 +260,8 @@ class Boxes(Config, name="processor.boxes"):
     @model_validator(mode="after")
     def _fields(self) -> Boxes:
         if self.format.count("{boxes}") != 1:
+    punctuation: bool = True
+    """False leaves ASCII punctuation out and makes every run of white space one space (SigLIP, arXiv 2303.15343)."""
             raise ValueError("format must hold {boxes} once")
         if self.phrase and self.phrase.count("{phrase}") != 1:
             raise ValueError("phrase must hold {phrase} once")

@@ -266,7 +266,7 @@ def build_processor(
     encoders = {}
     for name, config in entries.texts.items():
         size = vocab.get(name) if isinstance(vocab, Mapping) else vocab
-        tokenizer, note = find_tokenizer(Path(folder) if folder else None, config.tokenizer, tokens, size, config.lower)
+        tokenizer, note = find_tokenizer(Path(folder) if folder else None, config.tokenizer, tokens, size, config.lower, config.punctuation)
         if note is not None:
             notes[name] = note
         slots = [Slot(t, tokens[t], place, entries.media_of(config, t) or "") for t, place in config.places().items()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -98,11 +99,13 @@ class ByteVocabulary:
 class Tokenizer:
     """A vocabulary and the tokens of the spec. Tokens that the vocabulary does not know split the text around them."""
 
-    def __init__(self, vocabulary: Vocabulary, tokens: Mapping[str, int], size: int | None = None, lower: bool = False) -> None:
-        self.vocabulary, self.tokens, self.size, self.lower = vocabulary, dict(tokens), size, lower
+    def __init__(
+        self, vocabulary: Vocabulary, tokens: Mapping[str, int], size: int | None = None, lower: bool = False, punctuation: bool = True
+    ) -> None:
+        self.vocabulary, self.tokens, self.size, self.lower, self.punctuation = vocabulary, dict(tokens), size, lower, punctuation
         self.names = {index: name for name, index in reversed(list(tokens.items()))}
-        # lower-casing must not reach the tokens, so then all of them split
-        foreign = [t for t in tokens if lower or t not in vocabulary.knows]
+        # what changes the text must not reach the tokens, so then all of them split
+        foreign = [t for t in tokens if lower or not punctuation or t not in vocabulary.knows]
         longest = sorted(foreign, key=len, reverse=True)
         self.split = re.compile(f"({'|'.join(map(re.escape, longest))})") if longest else None
 
@@ -114,8 +117,7 @@ class Tokenizer:
             if chunk in self.tokens:
                 pieces.append(Piece(self.tokens[chunk], at, at + len(chunk)))
             elif chunk:
-                found = self.vocabulary.encode(chunk.lower() if self.lower else chunk)
-                pieces += [Piece(p.id, at + p.start, at + p.end) for p in found]
+                pieces += [Piece(p.id, at + p.start, at + p.end) for p in self.words(chunk)]
             at += len(chunk)
         if self.size is not None and (largest := max((p.id for p in pieces), default=0)) >= self.size:
             end = f"the model's vocabulary ends at {self.size - 1}"
@@ -125,6 +127,14 @@ class Tokenizer:
             fix = "use the tokenizer of this model, or leave it out to get the stand-in for small sizes"
             raise problem(problems.TOKENIZER, f"the tokenizer gives id {largest}, {end}", fix)
         return pieces
+
+    def words(self, text: str) -> list[Piece]:
+        """Text without tokens in it; places are those of the text as it was given."""
+        plain, places = (text, None) if self.punctuation else without_punctuation(text)
+        found = self.vocabulary.encode(plain.lower() if self.lower else plain)
+        if places is None:
+            return found
+        return [Piece(p.id, places[p.start], places[max(p.end - 1, p.start)] + 1) for p in found if p.start < len(places)]
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Tokens of the spec are left out, or written by their names."""
@@ -142,6 +152,20 @@ class Tokenizer:
         return "".join(parts)
 
 
+def without_punctuation(text: str) -> tuple[str, list[int]]:
+    """The text without ASCII punctuation, words one space apart, and where each of its characters stood."""
+    kept: list[tuple[str, int]] = []
+    for at, letter in enumerate(text):
+        if letter.isspace():
+            if kept and kept[-1][0] != " ":
+                kept.append((" ", at))
+        elif letter not in string.punctuation:
+            kept.append((letter, at))
+    if kept and kept[-1][0] == " ":
+        kept.pop()
+    return "".join(letter for letter, _ in kept), [at for _, at in kept]
+
+
 def files(folder: Path | None, name: str) -> Path | None:
     """The tokenizer of an entry: `folder/name/tokenizer.json`, else `folder/tokenizer.json`."""
     places = [] if folder is None else [folder / name / "tokenizer.json"] * bool(name) + [folder / "tokenizer.json"]
@@ -155,15 +179,15 @@ def token_ids(path: Path, names: Iterable[str]) -> dict[str, int]:
 
 
 def find_tokenizer(
-    folder: Path | None, name: str, tokens: Mapping[str, int], size: int | None, lower: bool = False
+    folder: Path | None, name: str, tokens: Mapping[str, int], size: int | None, lower: bool = False, punctuation: bool = True
 ) -> tuple[Tokenizer, Diagnostic | None]:
     """The tokenizer of an entry by its file, else bytes with a warning VG0711."""
     path = files(folder, name)
     if path is not None:
-        return Tokenizer(FileVocabulary(path, tokens), tokens, size, lower), None
+        return Tokenizer(FileVocabulary(path, tokens), tokens, size, lower, punctuation), None
     vocabulary = ByteVocabulary(tokens.values(), size)
     how = "bytes" if not vocabulary.shared else f"bytes modulo {len(set(vocabulary.ids))}, since the vocabulary is that small"
     said = f"no tokenizer.json{f' in {folder}' if folder else ''}: text is encoded by a stand-in ({how})"
     note = "A model that was trained with another tokenizer will not understand such ids."
     warning = Diagnostic(problems.STAND_IN, said, notes=(note,), fix="put the model's tokenizer.json into the folder", severity="warning")
-    return Tokenizer(vocabulary, tokens, size, lower), warning
+    return Tokenizer(vocabulary, tokens, size, lower, punctuation), warning

@@ -25,6 +25,7 @@ class AttentionPool(Connector, name="connector.attention_pool"):
     mlp: int = Field(0, ge=0, description="hidden width of a residual MLP behind the attention; 0 for none")
     act: Act = Field("gelu", description="activation of the MLP")
     norm_eps: float = Field(1e-6, gt=0, description="epsilon of the MLP's norm")
+    init: Literal["normal", "xavier"] = Field("normal", description="first weights: N(0, fan_in ** -0.5) (CLIP) or Xavier-uniform (SigLIP)")
     ports = Ports(x=T.tokens["B", "N", "d"], returns=T.embedding["B", "out"])
     module = "vlmgraph.nn.attention_pool:AttentionPool"
 
@@ -53,7 +54,8 @@ class AttentionPool(Connector, name="connector.attention_pool"):
             "positions": (self.places + (self.query == "mean")) * d if self.places else 0,
             "query": d if self.query == "learned" else 0,
             "attention": 3 * linear(d, d) + linear(d, out),
-            "mlp": linear(out, self.mlp) + linear(self.mlp, out) + 2 * out if self.mlp else 0,
+            "norm": 2 * out if self.mlp else 0,
+            "mlp": linear(out, self.mlp) + linear(self.mlp, out) if self.mlp else 0,
         }
 
     def flops(self, dims: Mapping[str, Dim]) -> Dim:

@@ -1,0 +1,44 @@
+"""Image and text towers: SigLIP and what else pairs pictures with texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.parity import models as base
+
+CASES: dict[str, Callable[[], tuple[Any, dict[str, Tensor], list[str]]]] = {}
+SCORES = ["logits_per_image", "logits_per_text", "image_embeds", "text_embeds"]
+
+
+def case(make: Callable[[], Any]) -> Callable[[], Any]:
+    CASES[make.__name__] = make
+    return make
+
+
+def siglip(tower: dict[str, Any], **words: Any) -> Any:
+    import transformers as tf
+
+    text = {"vocab_size": 71, "hidden_size": 28, "intermediate_size": 52, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "max_position_embeddings": 13, "projection_size": 24, **words}  # fmt: skip
+    return base.filled(tf.SiglipModel(tf.SiglipConfig(text_config=text, vision_config=base.vision(**tower))))
+
+
+@case
+def siglip_border_left_out() -> Any:
+    """Patches that do not divide the image; another width and activation in each tower; more places than words."""
+    model = siglip({"image_size": 35, "hidden_act": "gelu"}, hidden_act="relu")
+    return model, {"pixel_values": base.noise(3, 3, 35, 35), "input_ids": base.tokens(4, 9, 2, 71)}, SCORES
+
+
+@case
+def siglip_masked() -> Any:
+    """A mask hides padding from the words, yet the last place is read."""
+    ids = base.tokens(2, 13, 2, 71)
+    mask = torch.ones_like(ids)
+    ids[0, 6:], mask[0, 6:] = 1, 0
+    inputs = {"pixel_values": base.noise(2, 3, 32, 32), "input_ids": ids, "attention_mask": mask}
+    return siglip({"layer_norm_eps": 1e-3}, layer_norm_eps=1e-4), inputs, SCORES
