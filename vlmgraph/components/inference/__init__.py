@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from .base import Procedure
+from .reserved import RESERVED
 from .sample_image import SampleImage
 from .zero_shot import ZeroShot
 
 KINDS: dict[str, type[Procedure]] = {c.kind: c for c in (SampleImage, ZeroShot)}
 
-__all__ = ["KINDS", "Procedure", "SampleImage", "ZeroShot"]
+__all__ = ["KINDS", "RESERVED", "Procedure", "SampleImage", "ZeroShot"]
