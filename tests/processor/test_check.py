@@ -92,6 +92,7 @@ def test_specs(path: Path) -> None:
     entries, faults = read_tables(spec["processor"], spec["tokens"], inputs, spec.get("outputs", {}), nodes)
     assert not faults
     assert entries.media and entries.texts
+    assert entries.texts and (entries.media or not {t.kind for t in inputs.values()} & {"image", "patches", "video", "map"})
 
 
 def test_check_names_the_line(tmp_path: Path) -> None:
