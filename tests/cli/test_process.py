@@ -49,9 +49,10 @@ for line in sys.argv[1].splitlines():
 def interrupted(tmp_path: Path, number: int) -> tuple[int, str]:
     """Stop `vlmgraph compile` by a signal while it builds; the output folder holds an earlier result."""
     source = """
-import sys, time
+import signal, sys, time
 import vlmgraph.api
 from vlmgraph.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background leaves it ignored
 def slow(*args, **options):
     print("building", flush=True)
     time.sleep(60)
