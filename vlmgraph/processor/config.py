@@ -203,6 +203,8 @@ class Text(Config, name="processor.text"):
     truncate: Literal["error", "right", "left"] = "error"
     """`right` and `left` cut that side of the text; the start and end tokens stay."""
     lower: bool = False
+    punctuation: bool = True
+    """False leaves ASCII punctuation out and makes every run of white space one space (SigLIP, arXiv 2303.15343)."""
     template: str = "{text}"
     """What a bare prompt is put into."""
     prompts: dict[str, str] = {}
@@ -260,8 +262,6 @@ class Boxes(Config, name="processor.boxes"):
     @model_validator(mode="after")
     def _fields(self) -> Boxes:
         if self.format.count("{boxes}") != 1:
-    punctuation: bool = True
-    """False leaves ASCII punctuation out and makes every run of white space one space (SigLIP, arXiv 2303.15343)."""
             raise ValueError("format must hold {boxes} once")
         if self.phrase and self.phrase.count("{phrase}") != 1:
             raise ValueError("phrase must hold {phrase} once")
