@@ -44,10 +44,14 @@ def test_every_size_and_variant(name: str, variant: str | None, size: str | None
     assert inputs["input_ids"].max() < (vocabulary_size(graph, "input_ids") or 0)
     places = [slot for slot in processor.encoders["input_ids"].slots if isinstance(slot.place.node, str)]
     count = sum(int((inputs["input_ids"] == slot.id).sum()) for slot in places[:1])
-    if places and "image_grid_thw" not in inputs:
+    grid = next((inputs[key] for key in inputs if graph.inputs[key].kind == "grid"), None)
+    sizes = next((inputs[key] for key in inputs if key == "image_sizes"), None)
+    if places and sizes is not None:  # one picture at its own resolution
+        assert count == np.prod(sizes[0] // processor.entries.media[places[0].input].patch)
+    elif places and grid is None:
         assert count in visual_tokens(graph).values()
     elif places:
-        assert count == int(np.prod(inputs["image_grid_thw"])) // 4
+        assert count == int(np.prod(grid)) // getattr(processor.entries.media[places[0].input], "merge", 1) ** 2
 
 
 def test_a_spec_that_says_nothing_of_inputs() -> None:

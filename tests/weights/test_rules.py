@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from vlmgraph.diagnostics import Collector, DiagnosticError
 from vlmgraph.weights.layouts import layout_names, read_layout
-from vlmgraph.weights.operations import Reshape, Rope, Transpose, read_operation
+from vlmgraph.weights.operations import ByHead, Reshape, Rope, Transpose, read_operation
 from vlmgraph.weights.rules import Dialect, Layout, Rule
 from vlmgraph.weights.templates import Template, TemplateError, substitute
 
@@ -127,6 +127,20 @@ def test_layouts_invert(data: st.DataObject) -> None:
     assert set(again) == set(out) and all(torch.equal(again[k], out[k]) for k in out)
 
 
+def test_a_fused_projection_by_head() -> None:
+    """Rows q0 k0 v0 q1 k1 v1 of the file, two heads of two: q0 q1, k0 k1, v0 v1; vectors as matrices, and back."""
+    layout = Layout("toy", (rule("qkv.{p}", ["q.{p}", "k.{p}", "v.{p}"], ByHead(2, 3)),))
+    stored = {"qkv.weight": torch.arange(12.0)[:, None], "qkv.bias": torch.arange(12.0)}
+    shapes = {f"{n}.{p}": (4, 1) if p == "weight" else (4,) for n in "qkv" for p in ("weight", "bias")}
+    state, _, codes, _ = load(layout, stored, shapes)
+    assert not codes
+    assert [state[f"{n}.bias"].tolist() for n in "qkv"] == [[0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11]]
+    assert torch.equal(state["k.weight"][:, 0], state["k.bias"])
+    back = layout.save(state)
+    assert all(torch.equal(back[k], stored[k]) for k in stored)
+    assert load(layout, {"qkv.bias": torch.arange(11.0)}, {f"{n}.bias": (4,) for n in "qkv"})[2] == ["VG0611"] * 3
+
+
 def test_unequal_chunks_follow_the_model() -> None:
     layout = Layout("toy", (rule("qkv", ["q", "k", "v"]),))
     state, _, codes, _ = load(layout, {"qkv": torch.arange(8.0)[:, None]}, {"q": (4, 1), "k": (2, 1), "v": (2, 1)})
@@ -217,7 +231,8 @@ def test_rules_must_be_reversible() -> None:
 
 VALUES = {
     "cross_layer_interval": 2, "vision_config.hidden_size": 4, "qformer_config.hidden_size": 4, "vision_config.in_channels": 3,
-    "vision_config.temporal_patch_size": 2, "vision_config.patch_size": 7,
+    "vision_config.num_channels": 3,
+    "vision_config.temporal_patch_size": 2, "vision_config.patch_size": 7, "heads": 4, "text_config.num_attention_heads": 4,
 }  # fmt: skip
 
 

@@ -92,16 +92,23 @@ class MRoPE(RoPE):
 
 
 class RoPE2D(nn.Module):
-    """Rows [2, B, N]: half of the pairs of a head turn with the row of a patch, half with its column (Qwen2-VL vision tower)."""
+    """Rows [2, B, N]: half of the pairs of a head turn with the row of a patch, half with its column.
 
-    def __init__(self, dim: int, theta: float = 10000.0) -> None:
+    split "shared": both halves have the frequencies of a head half as wide (Qwen2-VL vision tower). "alternate": of the frequencies of the
+    whole head the even ones go to the row, the odd ones to the column (Pixtral, arXiv 2410.07073, section 2.1).
+    """
+
+    def __init__(self, dim: int, theta: float = 10000.0, split: str = "shared") -> None:
         super().__init__()
-        self.dim, self.theta = dim, theta
+        self.dim, self.theta, self.split = dim, theta, split
 
     def forward(self, positions: Tensor) -> Rotation:
-        inverse = frequencies(self.dim // 2, self.theta, positions.device)
-        row, column = (positions[..., None].float() * inverse).unbind(0)
-        return rotation(torch.cat([row, column], dim=-1))
+        down = across = frequencies(self.dim // 2, self.theta, positions.device)
+        if self.split == "alternate":
+            whole = frequencies(self.dim, self.theta, positions.device)
+            down, across = whole[0::2], whole[1::2]
+        row, column = positions[..., None].float().unbind(0)
+        return rotation(torch.cat([row * down, column * across], dim=-1))
 
 
 def grid_places(grid: Tensor, count: int, merge: int = 1) -> tuple[Tensor, Tensor]:

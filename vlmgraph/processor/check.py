@@ -14,7 +14,7 @@ from ..diagnostics.core import Collector, Diagnostic, Label, Span
 from ..ir.types import Type
 from ..plugins import PluginError, registry
 from . import problems
-from .config import KINDS, Boxes, Image, Native, Pixels, Text
+from .config import KINDS, Boxes, Image, Native, Packed, Padded, Pixels, Text
 
 if TYPE_CHECKING:
     from ..ir.graph import Graph
@@ -86,9 +86,17 @@ def read_tables(
                 choice = ", ".join(entries.media) or "none"
                 fix = f'place."{token}" = {{ node = "{place.node}", of = "INPUT" }} with one of: {choice}'
                 fault((name, "place", token), "it is not clear whose pictures this stands for", fix)
+            own = entries.media_of(text, token)
+            if place.row_end is not None and own is not None and not _rows(entries.media[own]):
+                fault((name, "place", token), f"`{own}` gives no grid whose rows could end", f'also = {{ INPUT = "grid" }} of {own}')
             if isinstance(place.node, str):
                 _known(place.node, (name, "place", token), "node", nodes, fault)
     return entries, tuple(found.found)
+
+
+def _rows(config: Pixels) -> bool:
+    """Whether the entry says how many rows of patches a picture has."""
+    return ("sizes" if isinstance(config, Padded) else "grid") in config.also.values()
 
 
 def spec_faults(spec: Spec, graph: Graph, whole: bool = True) -> list[Diagnostic]:
@@ -149,12 +157,14 @@ def _kind(kind: str, path: tuple[str, ...], fault: Fault) -> type[Config] | None
 
 
 def _sized(name: str, config: Pixels, type_: Type | None, fault: Fault) -> Pixels:
-    """The entry with the size of its input. Native entries have no size, but a patch of so many values."""
-    if isinstance(config, Native):
+    """The entry with the size of its input. Pictures cut into patches have no size, but a patch of so many values."""
+    if isinstance(config, Packed):
         wide = type_.dims[-1].constant if type_ and type_.dims else None
         if wide is not None and wide != config.width:
-            made = f"3 * {config.temporal} * {config.patch}^2 = {config.width}"
-            fault((name,), f"makes patches of {made} values, the input is {type_}", "change patch or temporal, or the input", problems.SIZE)
+            native = isinstance(config, Native)
+            made = f"3 * {f'{config.temporal} * ' if native else ''}{config.patch}^2 = {config.width}"
+            fix = f"change patch{' or temporal' if native else ''}, or the input"
+            fault((name,), f"makes patches of {made} values, the input is {type_}", fix, problems.SIZE)
         return config
     if not isinstance(config, Image):
         return config
@@ -183,6 +193,8 @@ def _known(name: str, path: tuple[str, ...], what: str, among: Collection[str] |
 
 def _tokens(name: str, text: Text, tokens: Mapping[str, int], fault: Fault) -> None:
     used: dict[tuple[str, ...], str] = {("place", t): t for t in text.place}
+    used |= {("place", t, "row_end"): p.row_end for t, p in text.places().items() if isinstance(p.row_end, str)}
+    used |= {("place", t, "end"): p.end for t, p in text.places().items() if isinstance(p.end, str)}
     used |= {(key,): value for key in ("bos", "eos", "pad") if isinstance(value := getattr(text, key), str)}
     for key in ("wrap", "stop"):
         used |= {(key, str(i)): t for i, t in enumerate(getattr(text, key) or ()) if isinstance(t, str)}

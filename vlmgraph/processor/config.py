@@ -120,14 +120,48 @@ class Image(Pixels, name="processor.image"):
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 
 
-class Native(Pixels, name="processor.native"):
-    """Pictures at their own resolution as packed patches `[P, 3 * temporal * patch^2]` (Qwen2-VL, section 2.1).
-
-    Patches of one merged token are neighbours (block-major). `gives`: `grid`, (t, h, w) in patches `[N, 3]`.
-    """
+class Packed(Pixels):
+    """Pictures cut into patches. `gives`: `grid`, (t, h, w) in patches `[N, 3]`."""
 
     module: ClassVar[str] = "vlmgraph.processor.media:packed"
     gives: ClassVar[tuple[str, ...]] = ("grid",)
+
+    @property
+    def width(self) -> int:
+        """Values of one patch."""
+        raise NotImplementedError
+
+
+class Patches(Packed, name="processor.patches"):
+    """Pictures at their own resolution as raw patches `[1, P, 3 * patch^2]`, row by row, each by row, column, channel (Fuyu).
+
+    A picture is made smaller where it exceeds `max_size`, never larger, and filled up to whole patches at the right and at the bottom.
+    """
+
+    patch: Positive = 30
+    max_size: tuple[Side, Side] = (1080, 1920)
+    """(height, width); whole patches."""
+    size: Side | tuple[Side, Side] | None = None
+    """Every picture is squashed to this (height, width) or square instead (OtterHD, arXiv 2311.04219, section 3)."""
+    pad: Byte = 1
+    """The value of filled-up pixels."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Patches:
+        if any(side % self.patch for side in self.max_size):
+            raise ValueError(f"max_size {list(self.max_size)} is not made of whole patches of {self.patch}")
+        return self
+
+    @property
+    def width(self) -> int:
+        return 3 * self.patch**2
+
+
+class Native(Packed, name="processor.native"):
+    """Pictures at their own resolution as packed patches `[P, 3 * temporal * patch^2]` (Qwen2-VL, section 2.1).
+
+    Patches of one merged token are neighbours (block-major).
+    """
 
     patch: Positive = 14
     merge: Positive = 2
@@ -146,7 +180,6 @@ class Native(Pixels, name="processor.native"):
 
     @property
     def width(self) -> int:
-        """Values of one patch."""
         return 3 * self.temporal * self.patch**2
 
     @property
@@ -155,7 +188,12 @@ class Native(Pixels, name="processor.native"):
 
 
 class Frames(Native, name="processor.frames"):
-    """Videos as packed patches; `temporal` frames make one step of time, the last one is repeated where they do not divide."""
+    """Videos as packed patches; `temporal` frames make one step of time, the last one is repeated where they do not divide.
+
+    `gives` also `seconds`, how long a step of time is in each video `[N]`.
+    """
+
+    gives: ClassVar[tuple[str, ...]] = ("grid", "seconds")
 
     min_pixels: Positive = 100_352
     max_pixels: Positive = 602_112
@@ -167,6 +205,20 @@ class Frames(Native, name="processor.frames"):
     """Of one video, after merging; the resolution of the frames adapts to it."""
 
 
+class Padded(Pixels, name="processor.padded"):
+    """Pictures at their own resolution, padded at the right and at the bottom to the largest: `[N, 3, H, W]` (Pixtral, arXiv 2410.07073).
+
+    A picture longer than `max_side` is made smaller, none larger; then its sides are stretched to whole patches. `gives`: `sizes`, the
+    (height, width) without padding `[N, 2]`.
+    """
+
+    module: ClassVar[str] = "vlmgraph.processor.padded:padded"
+    gives: ClassVar[tuple[str, ...]] = ("sizes",)
+
+    patch: Positive = 16
+    max_side: Side = 1024
+
+
 class Place(BaseModel):
     """What a placeholder expands to: as many copies as `node` has tokens for that picture, or a fixed number."""
 
@@ -174,16 +226,21 @@ class Place(BaseModel):
     node: str | Positive
     of: str | None = None
     """The input whose pictures the placeholder stands for; needed where there are several."""
+    row_end: Token | None = None
+    """A token behind every row of a picture's grid; needs pictures that have one."""
+    end: Token | None = None
+    """A token in the place of the last row's end."""
 
 
 class Text(Config, name="processor.text"):
     """Texts to ids `[B, T]`, placeholders expanded.
 
-    `also`: `mask`, `labels`, and `media [B, T, M]`, which pictures a token may attend to: the last one at or before it, none from the
-    end token on until the next (Flamingo, arXiv 2204.14198, section 2.3).
+    `also`: `mask`, `labels`, `types`, 1 where a token is to be learned and 0 elsewhere (a prefix-LM's prefix), and `media [B, T, M]`,
+    which pictures a token may attend to: the last one at or before it, none from the end token on until the next (Flamingo, arXiv
+    2204.14198, section 2.3).
     """
 
-    gives: ClassVar[tuple[str, ...]] = ("mask", "labels", "media")
+    gives: ClassVar[tuple[str, ...]] = ("mask", "labels", "types", "media")
 
     tokenizer: str = Field("", pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$|^$")
     """A name; the files are looked for in the folder of that name beside the weights, then in the folder itself."""
@@ -271,4 +328,4 @@ class Boxes(Config, name="processor.boxes"):
         return self
 
 
-KINDS: dict[str, type[Config]] = {c.kind: c for c in (Image, Native, Frames, Text, Chat, Boxes)}
+KINDS: dict[str, type[Config]] = {c.kind: c for c in (Image, Native, Frames, Patches, Padded, Text, Chat, Boxes)}

@@ -16,7 +16,7 @@ from . import chat, problems
 from .boxes import BoxCodec
 from .chat import Message, Written
 from .check import Entries, Locate, read_tables
-from .config import Chat, Frames
+from .config import Chat, Frames, Padded
 from .fit import restored
 from .media import listed, listed_videos
 from .problems import problem
@@ -104,12 +104,26 @@ class Processor:
         for name, written in texts.items():
             encoder = self.encoders[name]
             counts = {s.token: self._count(s, number.get(s.input, 0), result) for s in encoder.slots}
-            rows = encoder.rows(pieces[name], written, grouped[name], counts)
+            rows = encoder.rows(pieces[name], written, grouped[name], counts, self._lines(encoder, result))
             result[name] = rows["ids"]
             for other, what in encoder.config.also.items():
                 if what != "labels" or train:
                     result[other] = rows[what]
         return result
+
+    def _lines(self, encoder: TextEncoder, inputs: Mapping[str, np.ndarray]) -> dict[str, list[int]]:
+        """By placeholder, the rows of patches of each picture, where a token ends them."""
+        found = {}
+        for slot in encoder.slots:
+            if slot.place.row_end is not None:
+                config = self.entries.media[slot.input]
+                given = {what: inputs[name] for name, what in config.also.items() if name in inputs}
+                grid = given.get("grid")
+                if isinstance(config, Padded) and "sizes" in given:
+                    found[slot.token] = [int(height) // config.patch for height, _ in given["sizes"]]
+                elif grid is not None:
+                    found[slot.token] = [int(t * h) // getattr(config, "merge", 1) for t, h, _ in grid]
+        return found
 
     def _count(self, slot: Slot, pictures: int, inputs: Mapping[str, np.ndarray]) -> list[int]:
         if not pictures:

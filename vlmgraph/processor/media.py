@@ -11,9 +11,10 @@ import numpy as np
 import PIL.Image
 
 from . import problems
-from .config import Frames, Image, Native, Pixels
+from .config import Frames, Image, Native, Packed, Patches, Pixels
 from .fit import fitted, normalised
 from .native import picture_patches, sample_times, video_patches
+from .patches import raw_patches
 from .pictures import open_frames, open_picture
 from .problems import problem
 
@@ -69,17 +70,22 @@ def images(name: str, config: Image, items: Sequence[Any], groups: Sequence[int]
     return {name: flat} | {other: made[what] for other, what in config.also.items()}
 
 
-def packed(name: str, config: Native, items: Sequence[Any], groups: Sequence[int]) -> dict[str, np.ndarray]:
+def packed(name: str, config: Packed, items: Sequence[Any], groups: Sequence[int]) -> dict[str, np.ndarray]:
     """Patches of all pictures or videos one after the other."""
     made = []
+    seconds = []
     for item in items:
         if isinstance(config, Frames):
-            made.append(video_patches(_frames(item, config, config.fps, config.min_frames, config.max_frames), config))
-        else:
+            frames, rate = _frames(item, config, config.fps, config.min_frames, config.max_frames)
+            made.append(video_patches(frames, config))
+            seconds.append(config.temporal / rate)
+        elif isinstance(config, Native):
             made.append(picture_patches(open_picture(item, config.alpha), config))
-    grid = np.array([g for _, g in made], dtype=np.int64).reshape(-1, 3)
+        elif isinstance(config, Patches):
+            made.append(raw_patches(open_picture(item, config.alpha), config))
     rows = made[0][0] if len(made) == 1 else np.concatenate([p for p, _ in made])
-    return {name: rows} | dict.fromkeys(config.also, grid)
+    given = {"grid": np.array([g for _, g in made], dtype=np.int64).reshape(-1, 3), "seconds": np.array(seconds, dtype=np.float32)}
+    return {name: rows[None] if isinstance(config, Patches) else rows} | {other: given[what] for other, what in config.also.items()}
 
 
 def _clips(name: str, config: Image, items: Sequence[Any], groups: Sequence[int]) -> dict[str, np.ndarray]:
@@ -87,7 +93,7 @@ def _clips(name: str, config: Image, items: Sequence[Any], groups: Sequence[int]
     sizes = []
     for item in items:
         is_clip = isinstance(item, Video) or (isinstance(item, np.ndarray) and item.ndim == 4)
-        pictures = _frames(item, config, config.fps, 1, config.frames) if is_clip else [open_picture(item, config.alpha)]
+        pictures = _frames(item, config, config.fps, 1, config.frames)[0] if is_clip else [open_picture(item, config.alpha)]
         clips.append(np.stack([normalised(fitted(p, config), config) for p in pictures]))
         sizes.append((pictures[0].height, pictures[0].width))
     lengths = sorted({len(c) for c in clips})
@@ -106,8 +112,8 @@ def _by_sample(flat: np.ndarray, groups: Sequence[int]) -> tuple[np.ndarray, np.
     return result, mask
 
 
-def _frames(item: Any, config: Pixels, fps: float, least: int, most: int) -> list[PIL.Image.Image]:
-    """The frames of a video that are used: sampled by time where its rate is known."""
+def _frames(item: Any, config: Pixels, fps: float, least: int, most: int) -> tuple[list[PIL.Image.Image], float]:
+    """The frames of a video that are used, sampled by time where its rate is known, and how many of them make a second."""
     if isinstance(item, (str, Path, bytes, PIL.Image.Image)):
         video = Video(*open_frames(item, config.alpha))
     else:
@@ -122,7 +128,8 @@ def _frames(item: Any, config: Pixels, fps: float, least: int, most: int) -> lis
         if isinstance(config, Frames):
             multiple, most = config.temporal, min(most, _affordable(config))
         chosen = sample_times(len(video.frames), video.fps, fps, least, most, multiple)
-    return [open_picture(video.frames[i], config.alpha) for i in chosen]
+        fps = len(chosen) / len(video.frames) * video.fps
+    return [open_picture(video.frames[i], config.alpha) for i in chosen], fps
 
 
 def _affordable(config: Frames) -> int:

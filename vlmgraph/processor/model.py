@@ -107,11 +107,28 @@ def token_counts(graph: Graph) -> Callable[[str, Mapping[str, np.ndarray]], int 
         if length.constant is not None:
             return length.constant
         packed = next((s for s in length.symbols() if owners.get(s.name) in inputs), None)
+        if packed is None and len(length.symbols()) == 1:
+            [symbol] = length.symbols()
+            derived = _derived(graph, symbol, inputs)
+            if derived is not None:
+                return [_value(length, symbol, int(n)) for n in derived]
         if packed is None or len(length.symbols()) > 1:
             raise problem(problems.CALL, f"`{node}` has {length} tokens, which no input decides", "place a node whose length is known")
         return [_value(length, packed, int(n)) for n in inputs[owners[packed.name]].prod(axis=1)]
 
     return counts
+
+
+def _derived(graph: Graph, symbol: Symbol, inputs: Mapping[str, np.ndarray]) -> Sequence[int] | None:
+    """What a node that packs items says of the length of each."""
+    for node in graph.nodes:
+        if node.op != CALL or not any(symbol in dim.symbols() for type_ in node.outputs.values() for dim in type_.dims[:1]):
+            continue
+        ports = {port: inputs[source] for port, source in node.inputs.items() if isinstance(source, str) and source in inputs}
+        lengths = graph.config(node).lengths(ports)
+        if lengths is not None:
+            return lengths
+    return None
 
 
 def _value(length: Dim, symbol: Symbol, n: int) -> int:
@@ -144,7 +161,10 @@ def known_tokens(
 def _named(table: Mapping[str, Any]) -> Iterator[str]:
     """The tokens an entry names."""
     place = table.get("place")
-    yield from place if isinstance(place, Mapping) else ()
+    for token, what in place.items() if isinstance(place, Mapping) else ():
+        yield token
+        if isinstance(what, Mapping):
+            yield from (end for key in ("row_end", "end") if isinstance(end := what.get(key), str))
     for key in ("bos", "eos", "pad", "wrap", "stop"):
         value = table.get(key)
         yield from (t for t in (value if isinstance(value, list) else [value]) if isinstance(t, str))

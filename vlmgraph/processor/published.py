@@ -13,6 +13,8 @@ from . import problems
 FILES = {
     "processor.image": ("preprocessor_config.json", "image_processor"),
     "processor.native": ("preprocessor_config.json", "image_processor"),
+    "processor.patches": ("preprocessor_config.json", "image_processor"),
+    "processor.padded": ("preprocessor_config.json", "image_processor"),
     "processor.frames": ("video_preprocessor_config.json", "video_processor"),
 }
 """By kind of entry: its file, and its part of processor_config.json, where newer releases keep both."""
@@ -111,6 +113,8 @@ class _Read:
         fields: dict[str, Any] = {}
         for key, field in NUMBERS.items():
             value = self.take(key)
+            if key == "patch_size" and (sides := _sides(value)) and not isinstance(sides, int) and sides[0] == sides[1]:
+                value = sides[0]
             if value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -135,7 +139,9 @@ class _Read:
         colour = self.take("background_color")
         if colour is not None:
             fields["pad"] = list(colour) if isinstance(colour, (list, tuple)) else colour
-        (self.budget if self.base["type"] != "processor.image" else self.fitting)(fields)
+        {"processor.image": self.fitting, "processor.patches": self.shrinking, "processor.padded": self.longest}.get(
+            self.base["type"], self.budget
+        )(fields)
         for key in sorted(self.left):
             self.refuse(key, "is not known")
         return fields
@@ -159,6 +165,37 @@ class _Read:
                     fields[field] = size[key]
         elif size is not None:
             self.refuse("size", "is no area")
+
+    def longest(self, fields: dict[str, Any]) -> None:
+        """The longest side a picture may have."""
+        size = self.take("size")
+        if isinstance(size, dict) and isinstance(size.get("longest_edge"), int):
+            fields["max_side"] = size["longest_edge"]
+        elif size is not None:
+            self.refuse("size", "has no longest_edge")
+        if self.take("do_pad", True) is False:
+            self.refuse("do_pad", "is not supported: pictures of several sizes stand in one array")
+        if self.take("do_center_crop", False):
+            self.refuse("do_center_crop", "is not supported: whole pictures go in")
+        self.take("crop_size")
+
+    def shrinking(self, fields: dict[str, Any]) -> None:
+        """The largest size, and the value of pixels filled up to whole patches."""
+        size = _sides(self.take("size"))
+        if size is not None and not isinstance(size, int):
+            fields["max_size"] = list(size)
+        elif self.config.get("size") is not None:
+            self.refuse("size", "is no height and width")
+        value = self.take("padding_value")
+        if value is not None:
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and value == int(value):
+                fields["pad"] = int(value)
+            else:
+                self.refuse("padding_value", "is no whole number from 0 to 255")
+        if self.take("padding_mode", "constant") != "constant":
+            self.refuse("padding_mode", "is not supported", "use constant")
+        if self.take("do_pad", True) is False:
+            self.refuse("do_pad", "is not supported: a picture is made of whole patches")
 
     def fitting(self, fields: dict[str, Any]) -> None:
         """Which way a picture comes to its size."""

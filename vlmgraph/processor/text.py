@@ -35,7 +35,8 @@ class TextEncoder:
         self.stop = tuple(dict.fromkeys(i for t in config.stop or (config.eos,) if (i := self.id(t)) is not None))
         self.wrap = None if config.wrap is None else tuple(self.id(t) for t in config.wrap)
 
-        self._within([*{self.bos, self.eos, self.pad, *(self.wrap or ()), *(slot.id for slot in self.slots)}])
+        ends = (self.id(end) for slot in self.slots for end in (slot.place.row_end, slot.place.end))
+        self._within([*{self.bos, self.eos, self.pad, *(self.wrap or ()), *(slot.id for slot in self.slots), *ends}])
 
     def _within(self, ids: Sequence[int | None]) -> None:
         """Raises VG0715 for an id that the entry would write and the model has no embedding for."""
@@ -100,10 +101,11 @@ class TextEncoder:
         written: Sequence[Written],
         groups: Mapping[str, list[int]],
         counts: Mapping[str, list[int]],
+        lines: Mapping[str, list[int]] | None = None,
     ) -> dict[str, np.ndarray]:
         """`ids [B, T]`, `mask [B, T]` (True = real), `labels [B, T]` (-100 = ignored) and `media [B, T, M]`.
 
-        `counts`: tokens of each picture by placeholder.
+        `counts`: tokens of each picture by placeholder; `lines`: its rows, where a token ends them.
         """
         rows = []
         at = {slot.token: 0 for slot in self.slots}
@@ -112,8 +114,8 @@ class TextEncoder:
             for k, slot in enumerate(self.slots):
                 pictures = groups[slot.input][index]
                 if pictures and not any(p.id == -1 - k for p in pieces):
-                    for n in counts[slot.token][at[slot.token] : at[slot.token] + pictures]:
-                        ahead += self._expanded(slot, n, None, None)
+                    for j in range(at[slot.token], at[slot.token] + pictures):
+                        ahead += self._expanded(self._cells(slot, j, counts, lines), None, None)
                     at[slot.token] += pictures
             body: list[tuple[int, bool]] = []
             for k, piece in enumerate(pieces):
@@ -121,11 +123,11 @@ class TextEncoder:
                     body.append((piece.id, self._trains(piece, said)))
                     continue
                 found = self.slots[-1 - piece.id]
-                n = counts[found.token][at[found.token]]
+                cells = self._cells(found, at[found.token], counts, lines)
                 at[found.token] += 1
                 before = pieces[k - 1].id if k else None
                 after = pieces[k + 1].id if k + 1 < len(pieces) else None
-                body += self._expanded(found, n, before, after)
+                body += self._expanded(cells, before, after)
             rows.append(self._row(ahead, body, said))
         result = self._padded(rows)
         if "media" in self.config.also.values():
@@ -142,8 +144,17 @@ class TextEncoder:
         number[ended] = 0
         return number[..., None] == np.arange(1, max(most, 1) + 1)
 
-    def _expanded(self, slot: Slot, n: int, before: int | None, after: int | None) -> list[tuple[int, bool]]:
-        inner = [(slot.id, False)] * n
+    def _cells(self, slot: Slot, picture: int, counts: Mapping[str, list[int]], lines: Mapping[str, list[int]] | None) -> list[int]:
+        """The ids of one picture: as many placeholders as it has tokens, each row with its end where the entry says one."""
+        n, end = counts[slot.token][picture], self.id(slot.place.row_end)
+        if end is None or not lines or slot.token not in lines:
+            return [slot.id] * n
+        rows, last = lines[slot.token][picture], self.id(slot.place.end)
+        cells = ([slot.id] * (n // rows) + [end]) * rows
+        return cells if last is None else [*cells[:-1], last]
+
+    def _expanded(self, cells: list[int], before: int | None, after: int | None) -> list[tuple[int, bool]]:
+        inner = [(i, False) for i in cells]
         if self.wrap is None or (before, after) == self.wrap:
             return inner
         return [(self.wrap[0], False), *inner, (self.wrap[1], False)]  # type: ignore[list-item]
@@ -194,4 +205,4 @@ class TextEncoder:
             values, trains = (np.array(column) for column in zip(*row))
             ids[b, where], mask[b, where] = values, True
             labels[b, where] = np.where(trains, values, IGNORE)
-        return {"ids": ids, "mask": mask, "labels": labels}
+        return {"ids": ids, "mask": mask, "labels": labels, "types": (labels != IGNORE).astype(np.int64)}

@@ -12,7 +12,7 @@ from ..ir.graph import CALL, Graph, Stage
 from ..ir.types import Type
 from ..passes.expect import addressed, count_parameters, expected_parameters, parameters_of
 from .cost import BYTES, Cost, number, program_cost
-from .tokens import patch_count, visual_dims
+from .tokens import patch_count, row_ends, visual_dims
 
 FORMAT = 1
 PROMPT = 64
@@ -142,7 +142,7 @@ def _dims(
         for symbol in sorted(_symbols(type_)):
             if symbol in lengths:
                 later.append(symbol)
-            elif type_.kind == "patches" and type_.dims and symbol in {s.name for s in type_.dims[0].symbols()}:
+            elif type_.kind == "patches" and len(type_.dims) > 1 and symbol in {s.name for s in type_.dims[-2].symbols()}:
                 found.setdefault(symbol, given.get(symbol) or patch_count(processor, *images[0]) or 1)
             else:
                 found.setdefault(symbol, 1)
@@ -163,10 +163,12 @@ def _spliced(graph: Graph) -> bool:
 
 
 def _image(graph: Graph, tokens: Mapping[str, Dim], size: tuple[int, int], processor: Mapping[str, Any]) -> dict[str, Any]:
-    symbols = {s.name for t in graph.inputs.values() if t.kind == "patches" and t.dims for s in t.dims[0].symbols()}
+    symbols = {s.name for t in graph.inputs.values() if t.kind == "patches" and len(t.dims) > 1 for s in t.dims[-2].symbols()}
+    flexible = {s for dim in tokens.values() for s in dim.symbols() if s.flexible}  # packed by a node
     patches = patch_count(processor, *size)
-    values = {Symbol(name): Dim.of(patches) for name in symbols} if patches else {}
-    return {"width": size[0], "height": size[1], "tokens": {name: number(dim, values) for name, dim in tokens.items()}}
+    values = {Symbol(name): Dim.of(patches) for name in symbols} | dict.fromkeys(flexible, Dim.of(patches)) if patches else {}
+    ends, counts = row_ends(processor, *size), {name: number(dim, values) for name, dim in tokens.items()}
+    return {"width": size[0], "height": size[1], "tokens": {name: n and n + ends for name, n in counts.items()}}
 
 
 def _expected(

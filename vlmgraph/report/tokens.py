@@ -40,12 +40,35 @@ def patch_count(processor: Mapping[str, Any], width: int, height: int) -> int | 
 
     Raises DiagnosticError for a picture that the processor does not take.
     """
-    native = next((t for t in processor.values() if isinstance(t, Mapping) and t.get("type") == "processor.native"), None)
-    if native is None:
-        return None
-    from ..processor.config import Native
-    from ..processor.native import smart_size
+    grid = picture_grid(processor, width, height)
+    return None if grid is None else grid[0] * grid[1]
 
-    config = Native(**{k: v for k, v in native.items() if k != "type"})
+
+def picture_grid(processor: Mapping[str, Any], width: int, height: int) -> tuple[int, int] | None:
+    """Rows and columns of those patches."""
+    kinds = ("processor.native", "processor.patches", "processor.padded")
+    table = next((t for t in processor.values() if isinstance(t, Mapping) and t.get("type") in kinds), None)
+    if table is None:
+        return None
+    from ..processor.config import Native, Padded, Patches
+    from ..processor.native import smart_size
+    from ..processor.padded import padded_size
+    from ..processor.patches import patch_grid
+
+    fields = {k: v for k, v in table.items() if k != "type"}
+    if table["type"] == "processor.patches":
+        return patch_grid(height, width, Patches(**fields))
+    if table["type"] == "processor.padded":
+        padded = Padded(**fields)
+        tall, wide = padded_size(height, width, padded)
+        return tall // padded.patch, wide // padded.patch
+    config = Native(**fields)
     tall, wide = smart_size(height, width, config)
-    return (tall // config.patch) * (wide // config.patch)
+    return tall // config.patch, wide // config.patch
+
+
+def row_ends(processor: Mapping[str, Any], width: int, height: int) -> int:
+    """Tokens of a picture that stand behind its rows of patches."""
+    places = [p for t in processor.values() if isinstance(t, Mapping) and isinstance(t.get("place"), Mapping) for p in t["place"].values()]
+    grid = picture_grid(processor, width, height)
+    return grid[0] if grid and any(isinstance(p, Mapping) and p.get("row_end") is not None for p in places) else 0

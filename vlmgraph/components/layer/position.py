@@ -107,6 +107,9 @@ class Rotary2D(Position, name="position.rope_2d"):
     """Half of a head's pairs turn with the row of a patch, half with its column (Qwen2-VL); read off the grid."""
 
     theta: float = Field(10000.0, gt=0, description="base of the wavelengths")
+    split: Literal["shared", "alternate"] = Field(
+        "shared", description="rows and columns have the same frequencies, or the even and the odd ones of a whole head (Pixtral)"
+    )
     merge: int = Field(1, ge=1, description="patches come in blocks of merge x merge")
     head_dim: int | None = Field(None, ge=1, description="width of a head; the stack's")
     fills = "rope"
@@ -119,7 +122,7 @@ class Rotary2D(Position, name="position.rope_2d"):
         return self
 
     def arguments(self) -> dict[str, Any]:
-        return {"dim": self.head_dim, "theta": self.theta}
+        return {"dim": self.head_dim, "theta": self.theta, "split": self.split}
 
 
 class RelativeBias(Position, name="position.relative_bias"):

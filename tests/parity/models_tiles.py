@@ -1,0 +1,53 @@
+"""Images of several sizes and images cut into tiles: Pixtral, InternVL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.parity import models as base
+
+CASES: dict[str, Callable[[], tuple[Any, dict[str, Tensor], list[str]]]] = {}
+
+
+def case(make: Callable[[], Any]) -> Callable[[], Any]:
+    CASES[make.__name__] = make
+    return make
+
+
+def pixtral(tower: dict[str, Any], words: dict[str, Any], **fields: Any) -> Any:
+    import transformers as tf
+
+    tower = {"hidden_size": 24, "intermediate_size": 44, "num_hidden_layers": 3, "num_attention_heads": 2, "patch_size": 6, **tower}
+    words = base.text(**{"model_type": "mistral", "head_dim": 12, "num_key_value_heads": 1, **words})
+    config = tf.LlavaConfig(
+        vision_config=tf.PixtralVisionConfig(**tower), text_config=words, image_token_index=95, vision_feature_select_strategy="full",
+        **fields,
+    )  # fmt: skip
+    return base.filled(tf.LlavaForConditionalGeneration(config))
+
+
+@case
+def pixtral_three_sizes_left_padding() -> Any:
+    """Images of 2 x 3, 4 x 1 and 1 x 2 patches in one padded array, the middle one with pixels left over; a window of five tokens; another
+    layer, another base of the wavelengths, tanh GELU."""
+    ids, mask = base.tokens(2, 18, 3, 95), torch.ones(2, 18, dtype=torch.long)
+    base.placed(ids, 95, (0, 1, 6), (0, 9, 4), (1, 2, 2))
+    base.padded_left(ids, mask, 1, 5)
+    tower = {"hidden_act": "gelu_pytorch_tanh", "rope_parameters": {"rope_type": "axial", "rope_theta": 300.0}}
+    model = pixtral(tower, {"sliding_window": 5}, vision_feature_layer=-2, projector_hidden_act="silu")
+    sizes = torch.tensor([[12, 18], [27, 6], [6, 12]])
+    return model, {"pixel_values": base.noise(3, 3, 27, 18), "image_sizes": sizes, "input_ids": ids, "attention_mask": mask}, ["logits"]
+
+
+@case
+def pixtral_one_size_tied() -> Any:
+    """No sizes: all of the array is image. LLaMA behind it, one table; no biases in the projector; the first layer of the tower."""
+    ids = base.placed(base.tokens(1, 20, 3, 95), 95, (0, 2, 6), (0, 10, 6))
+    words = {"model_type": "llama", "num_key_value_heads": 5, "head_dim": 8}
+    tied = {"vision_feature_layer": 1, "multimodal_projector_bias": False, "tie_word_embeddings": True}
+    model = pixtral({"hidden_act": "silu"}, words, **tied)
+    return model, {"pixel_values": base.noise(2, 3, 12, 18), "input_ids": ids, "attention_mask": torch.ones_like(ids)}, ["logits"]
