@@ -138,10 +138,10 @@ class _Import:
         return Imported(self.family["model_type"], self.family["layout"], self.spec, self.values)
 
     def gather(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Older files have the keys of one part at the top."""
+        """Older files have the keys of one part at the top. With `left_over` a class that has the part too does not read them."""
         top = dict(config)
         home = self.family.get("flat")
-        if home and home not in top:
+        if home and (top.get(home) is None or self.family.get("left_over")):
             part = self.family["parts"][home]
             table = config_tables()[part["model_types"][0]]
             kept = set(self.family.get("defaults", {})) | set(self.family.get("ignore", {})) | set(self.family["parts"]) | set(_common())
@@ -149,7 +149,8 @@ class _Import:
             moved = {k: top.pop(k) for k in list(top) if k in known and (k not in kept or k == "tie_word_embeddings")}
             if "tie_word_embeddings" in moved and "tie_word_embeddings" in self.family.get("defaults", {}):
                 top["tie_word_embeddings"] = moved.pop("tie_word_embeddings")
-            top[home] = moved
+            if top.get(home) is None:
+                top[home] = moved
         return top
 
     def flat(self, config: Mapping[str, Any], table: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -63,6 +63,20 @@ class Rope:
         return x.unflatten(0, (self.heads, 2, -1)).transpose(1, 2).flatten(0, 2).contiguous()
 
 
+@dataclass(frozen=True)
+class ByHead:
+    """Rows of a fused projection: the checkpoint has all `parts` (q, k, v) of a head together, the model all heads of a part."""
+
+    heads: int
+    parts: int
+
+    def load(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        return x.unflatten(0, (self.heads, self.parts, -1)).transpose(0, 1).flatten(0, 2).contiguous()
+
+    def save(self, x: Tensor) -> Tensor:
+        return x.unflatten(0, (self.parts, self.heads, -1)).transpose(0, 1).flatten(0, 2).contiguous()
+
+
 def _count(shape: Sequence[int]) -> int:
     total = 1
     for n in shape:
@@ -71,7 +85,10 @@ def _count(shape: Sequence[int]) -> int:
 
 
 def read_operation(table: Mapping[str, Any], values: Mapping[str, Any]) -> Operation:
-    """`{ transpose = [0, 1] }`, `{ reshape = [1, -1] }` or `{ rope = 8 }`; `"$name"` stands for a value of the configuration."""
+    """`{ transpose = [0, 1] }`, `{ reshape = [1, -1] }`, `{ rope = 8 }` or `{ by_head = [8, 3] }`.
+
+    `"$name"` stands for a value of the configuration.
+    """
 
     def number(item: int | str) -> int:
         if isinstance(item, str):
@@ -88,4 +105,6 @@ def read_operation(table: Mapping[str, Any], values: Mapping[str, Any]) -> Opera
             return Reshape(tuple(number(n) for n in shape))
         case {"rope": int() | str() as heads, **rest} if not rest:
             return Rope(number(heads))
-    raise TemplateError(f"{dict(table)} is no operation; there are transpose, reshape and rope")
+        case {"by_head": [int() | str() as heads, int(parts)], **rest} if not rest:
+            return ByHead(number(heads), parts)
+    raise TemplateError(f"{dict(table)} is no operation; there are transpose, reshape, rope and by_head")

@@ -30,7 +30,7 @@ class Rule:
     """Tensors of the checkpoint (`sources`) against tensors of the model (`targets`).
 
     One to one: a new name, and `operations` in this order. One to several: cut along `dim` into the widths the model has
-    (a fused q, k, v). Several to one: joined along `dim`; saving cuts into equal parts.
+    (a fused q, k, v), after the operations. Several to one: joined along `dim`; saving cuts into equal parts.
     """
 
     sources: tuple[Template, ...]
@@ -51,7 +51,10 @@ class Rule:
     def forward(self, parts: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> list[Tensor]:
         """Tensors of the model, of `shapes` where the checkpoint fits them."""
         if len(self.targets) > 1:
-            return list(parts[0].split([s[self.dim] for s in shapes], self.dim))
+            x = parts[0]
+            for operation in self.operations:
+                x = operation.load(x, x.shape)
+            return list(x.split([s[self.dim] for s in shapes], self.dim))
         x = parts[0] if len(parts) == 1 else torch.cat(list(parts), self.dim)
         for operation in self.operations:
             x = operation.load(x, shapes[0])
