@@ -20,6 +20,7 @@ from .configs import Configs
 from .copies import open_copies, read_copies, shadow
 from .declare import listed, read_objectives, read_programs, read_stages, read_ties
 from .ends import idle_components, tokens_outside, unfed_outputs, unused_inputs
+from .levels import lists_at_the_end, map_levels
 from .names import Names, read_names
 from .procedures import read_procedures
 from .wiring import Scope, Wiring
@@ -52,7 +53,8 @@ def elaborate(spec: Spec, found: Collector | None = None) -> Graph | None:
     places(spec, wiring, tables)
     nodes = wiring.nodes()
     names = Names(wiring, unfed_ports(wiring, read_names(wiring, nodes)))
-    nodes = [names.node(node) for node in nodes]
+    nodes = [names.node(node) for node in map_levels(wiring, nodes, names)]
+    lists_at_the_end(wiring, names)
     shadows = [(copy, value, names.final(value)) for copy, value in wiring.shadows if not shadows_itself(wiring, copy, value, names)]
     copied, same = shadow(nodes, [(copy, final) for copy, _, final in shadows], copies)
     copied = [node for node in copied if not node.component or node.component in configs.built]  # what is wrong with the others is said
@@ -76,7 +78,11 @@ def elaborate(spec: Spec, found: Collector | None = None) -> Graph | None:
         components={id: config for id, config in configs.built.items() if id not in rules or id in used},
         copies={id: rule for id, rule in rules.items() if id in used},
         nodes=tuple(main),
-        aliases={alias: names.final(alias) for alias in wiring.aliases if alias not in wiring.entries and alias not in of_batches},
+        aliases={
+            alias: names.final(alias)
+            for alias in wiring.aliases
+            if alias not in wiring.entries and alias not in of_batches and names.final(alias) not in wiring.bundles
+        },
         outputs=declared,
         programs=programs,
         objectives={

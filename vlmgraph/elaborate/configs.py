@@ -135,7 +135,7 @@ class Configs:
 
     def _raw_fields(self, id: str, table: Mapping[str, Any], path: Path) -> dict[str, Any] | None:
         kind = self.kind(id)
-        own = {k: v for k, v in table.items() if k not in RESERVED}
+        own = {k: v for k, v in table.items() if k not in RESERVED and (k, v) != ("per", "level")}
         fields: dict[str, Any] = {}
         for key in ("like", "copy"):
             if key in table:

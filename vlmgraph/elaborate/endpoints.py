@@ -86,6 +86,8 @@ class Ends:
     """List ports of blocks."""
     bundles: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Values behind the list ports of blocks."""
+    origins: dict[str, str] = field(default_factory=dict)
+    """Nodes made for one value of a list, and the node of the spec that they come from."""
     copies: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Copies of several components: their values are those of the copied slice, `reference.logits`."""
     scores: dict[str, Draft] = field(default_factory=dict)

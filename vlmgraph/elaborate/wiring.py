@@ -75,9 +75,13 @@ class Wiring(Ends):
             self.name(node, sources, label)
             return
         type_ = draft.ports.inputs[port]
-        if grouped and not type_.list:
+        if grouped and not type_.list and port not in draft.inputs and not scope.objective and self.maps(draft.component):
+            each = f"{node}.{port}.each"
+            self.bundles[each], sources = tuple(sources), [each]
+        elif grouped and not type_.list:
             text, note = f"{node}.{port} takes one value, {len(sources)} are given", f"{node}.{port} is {type_}"
-            self.found.add(Diagnostic(C.NOT_A_LIST_PORT, text, label, notes=(note,)))
+            maps = 'a component maps over a list with `per = "level"`, in each of its levels with own parameters'
+            self.found.add(Diagnostic(C.NOT_A_LIST_PORT, text, label, notes=(note, maps)))
             draft.inputs.setdefault(port, self.UNKNOWN)
             return
         if type_.list and node == scope.loss and self.batches.get(scope.objective):
@@ -96,6 +100,11 @@ class Wiring(Ends):
             return
         draft.inputs[port] = source
         self.note(f"edge:{node}.{port}", label)
+
+    def maps(self, component: str) -> bool:
+        """Whether a component takes every value of a list by itself: an op does, another one where its table says `per = "level"`."""
+        table = self.configs.tables.get(component, ({}, ()))[0]
+        return self.configs.built[component].role == "op" or table.get("per") == "level"
 
     def name(self, alias: str, sources: list[str], label: Label | None) -> None:
         """Give a value the name of a declared output or of a block's port; a block's list port names several."""
