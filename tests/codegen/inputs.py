@@ -127,6 +127,13 @@ def qwen2_vl() -> list[tuple[str, dict[str, Tensor]]]:
     ]
 
 
+def qwen2_5_vl() -> list[tuple[str, dict[str, Tensor]]]:
+    """As Qwen2-VL, and once with the time between frames."""
+    cases = qwen2_vl()
+    film = next(given for program, given in cases if program == "forward" and "pixel_values" not in given)
+    return [*cases, ("forward", {**film, "second_per_grid_ts": torch.tensor([0.7])})]
+
+
 def janus() -> list[tuple[str, dict[str, Tensor]]]:
     drawn = noise(1, 3, 16, 16)
     codes = torch.randint(0, 32, (1, 16), generator=IMAGES)
@@ -145,7 +152,8 @@ def janus() -> list[tuple[str, dict[str, Tensor]]]:
 
 CASES = {
     "clip": clip, "llava-1.5": lambda: projector(300, 9), "cogvlm": lambda: projector(0, 11), "blip-2": blip_2, "flamingo": flamingo,
-    "idefics": idefics, "qwen2-vl": qwen2_vl, "janus": janus, "honeybee": lambda: projector(300, 4), "cyclip": clip,
+    "idefics": idefics, "qwen2-vl": qwen2_vl, "qwen2.5-vl": qwen2_5_vl, "janus": janus, "honeybee": lambda: projector(300, 4),
+    "cyclip": clip,
 }  # fmt: skip
 
 

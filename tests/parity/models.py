@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.parity import models_mixed, models_others, models_tiles, models_towers
+from tests.parity import models_mixed, models_native, models_others, models_tiles, models_towers
 
 CASES: dict[str, Callable[[], tuple[Any, dict[str, Tensor], list[str]]]] = {}
 
@@ -318,6 +318,7 @@ def janus_untied_text_only() -> Any:
     return janus(False), {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, ["logits"]
 
 
+CASES |= models_native.CASES
 CASES |= models_towers.CASES
 CASES |= models_mixed.CASES
 CASES |= models_tiles.CASES

@@ -185,12 +185,14 @@ CLASSES = {
     "clip": "CLIPConfig", "clip_vision_model": "CLIPVisionConfig", "clip_text_model": "CLIPTextConfig", "llava": "LlavaConfig",
     "llama": "LlamaConfig",
     "opt": "OPTConfig", "blip-2": "Blip2Config", "blip_2_vision_model": "Blip2VisionConfig", "blip_2_qformer": "Blip2QFormerConfig",
-    "idefics": "IdeficsConfig", "qwen2_vl": "Qwen2VLConfig", "janus": "JanusConfig", "janus_vision_model": "JanusVisionConfig",
+    "idefics": "IdeficsConfig", "qwen2_vl": "Qwen2VLConfig", "qwen2_5_vl": "Qwen2_5_VLConfig",
+    "janus": "JanusConfig", "janus_vision_model": "JanusVisionConfig",
     "janus_vqgan": "JanusVQVAEConfig", "t5": "T5Config",
 }  # fmt: skip
 PARTS = {
     "idefics_vision": ("IdeficsConfig", "vision_config"), "idefics_perciever": ("IdeficsConfig", "perceiver_config"),
     "qwen2_vl_text": ("Qwen2VLConfig", "text_config"), "qwen2_vl_vision": ("Qwen2VLConfig", "vision_config"),
+    "qwen2_5_vl_vision": ("Qwen2_5_VLConfig", "vision_config"),
 }  # fmt: skip
 OWN_DEFAULTS = {
     "blip-2": {"image_token_index"},  # null in the class; the published files have it

@@ -19,7 +19,7 @@ from .layer.norm import LayerNorm, RMSNorm
 from .layer.position import Position, Rotary
 from .layer.slot import AttentionSlot, BlockSlot, CrossSlot, NormSlot, PositionSlot, counted, filled
 
-Rule = Literal["full", "causal", "prefix", "window", "segments"]
+Rule = Literal["full", "causal", "prefix", "window", "window_2d", "segments"]
 Rules = Annotated[
     tuple[Rule, ...],
     BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
@@ -81,7 +81,7 @@ class StackConfig(Component):
     residual: Literal["plain", "layer_scale"] = Field("plain", description="how branches join the stream")
     scale_init: float = Field(1e-5, description="first value of layer_scale")
     mask: Rules | None = Field(None, description="who attends to whom; several rules hold together")
-    window: int | None = Field(None, ge=1, description='reach of the rule "window"')
+    window: int | None = Field(None, ge=1, description='reach of the rule "window", or side of the squares of "window_2d"')
     final_norm: bool | None = Field(None, description="a norm behind the last layer; so unless `order` puts norms behind")
     norms: dict[str, NormSlot] = Field(default_factory=dict, description=f"norms at named points: {', '.join(POINTS)}")
     insert: tuple[Inserted, ...] = Field((), description="blocks between the layers")
@@ -89,6 +89,9 @@ class StackConfig(Component):
         None, description='kinds of the layers in order, repeated: ["linear*7", "full"]; "full" is the stack\'s own'
     )
     kinds: dict[str, dict[str, Any]] = Field(default_factory=dict, description="fields that differ in layers of a kind")
+    kind_at: dict[str, tuple[int, ...]] = Field(
+        default_factory=dict, description="layers that are of a kind whatever `pattern` says; indices behind the last layer stand for none"
+    )
     d_media: int | None = Field(None, ge=1, description="width of the media; inferred")
     max_positions: int | None = Field(None, ge=1, description="longest sequence")
     init: Literal["normal", "trunc_normal", "xavier", "clip", "clip_image", "t5"] | None = Field(
@@ -116,8 +119,15 @@ class StackConfig(Component):
             raise ValueError(f"heads: {self.heads} heads do not divide the width {self.width}")
         if self.kv_heads is not None and self.heads % self.kv_heads:
             raise ValueError(f"kv_heads: {self.kv_heads} do not divide {self.heads} heads")
-        if ("window" in self.rules) != (self.window is not None):
-            raise ValueError('the mask rule "window" and the field `window` go together')
+        if bool({"window", "window_2d"} & set(self.rules)) != (self.window is not None):
+            raise ValueError('the mask rules "window" and "window_2d" and the field `window` go together')
+        if "window_2d" in self.rules and not getattr(self, "packed", False):
+            raise ValueError('the mask rule "window_2d" reads a grid: it needs patch = { type = "patch.linear" }')
+        if self.kind_at and self.pattern is None:
+            raise ValueError("kind_at: it needs `pattern`, the kinds of the other layers")
+        taken = [place for places in self.kind_at.values() for place in places]
+        if min(taken, default=0) < 0 or len(set(taken)) != len(taken):
+            raise ValueError("kind_at: layers are counted from 0, and each is of one kind")
         names = [group.name for group in self.insert]
         for group in self.insert:
             for place in group.places(self.layers):
@@ -160,14 +170,15 @@ class StackConfig(Component):
             spelt += [match[1]] * int(match[2] or 1)
         if not spelt:
             raise ValueError("pattern: there are no kinds in it")
-        return tuple(spelt[i % len(spelt)] for i in range(self.layers))
+        single = {place: kind for kind, places in self.kind_at.items() for place in places}
+        return tuple(single.get(i, spelt[i % len(spelt)]) for i in range(self.layers))
 
     @cached_property
     def variants(self) -> dict[str, StackConfig]:
         """This config with the fields of every kind that occurs."""
         if self.pattern is None:
             return {"full": self}
-        fields = {name: getattr(self, name) for name in self.model_fields_set if name not in ("pattern", "kinds", "insert")}
+        fields = {name: getattr(self, name) for name in self.model_fields_set if name not in ("pattern", "kinds", "kind_at", "insert")}
         return {name: type(self)(**{**fields, **self.kinds.get(name, {})}) for name in dict.fromkeys(self.sequence)}
 
     @cached_property

@@ -5,17 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-RULES = ("full", "causal", "prefix", "window", "segments")
+RULES = ("full", "causal", "prefix", "window", "window_2d", "segments")
 
 
 def attention_mask(
     rules: tuple[str, ...], queries: int, past: int = 0, padding: Tensor | None = None, prefix: Tensor | None = None,
-    segments: Tensor | None = None, window: int = 0, device: torch.device | None = None,
+    segments: Tensor | None = None, window: int = 0, device: torch.device | None = None, places: Tensor | None = None,
 ) -> Tensor | None:  # fmt: skip
     """[B or 1, 1, queries, past + queries], or None where all may attend to all.
 
     causal: keys up to the query. prefix: also all keys of the prefix, `prefix` [B, past + queries]. window: keys less than `window`
-    places away. segments: keys of the query's segment, `segments` [B, queries]. padding [B, past + queries] marks real keys.
+    places away. window_2d: keys in the query's square, where rows and columns `places` [2, queries] are cut into squares of window x
+    window. segments: keys of the query's segment, `segments` [B, queries]. padding [B, past + queries] marks real keys.
     """
     keys = past + queries
     q = torch.arange(past, keys, device=device)[:, None]
@@ -28,6 +29,10 @@ def attention_mask(
         allowed = allowed | inside[:, None, None, :]  # type: ignore[operator]
     if "window" in rules:
         near = ((q - k).abs() < window)[None, None]
+        allowed = near if allowed is None else allowed & near
+    if "window_2d" in rules and places is not None:
+        square = places // window
+        near = (square[..., :, None] == square[..., None, :]).all(0)[None, None]
         allowed = near if allowed is None else allowed & near
     if "segments" in rules and segments is not None:
         same = (segments[:, :, None] == segments[:, None, :])[:, None]

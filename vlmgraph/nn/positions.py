@@ -43,11 +43,16 @@ class MropePositions(nn.Module):
     The three rows of a text token are equal. A vision token at frame, row, column (i, j, k) of the merged grid of an image that begins
     at s has s + i, s + j, s + k. The position after an image is one more than the largest of all three rows ("max", the paper), or
     s + max(height, width) ("max_hw", which leaves the frames of a video out). `merge` is how many patches a side make one token.
+
+    With `per_second` a frame i of a video stands at s + floor(i * per_second * seconds) instead, seconds being the time between two of
+    its frames: equal times are equally far apart at any sampling rate (Qwen2.5-VL, arXiv 2502.13923, section 2.1.2).
     """
 
-    def __init__(self, image: int | None = None, video: int | None = None, merge: int = 2, next: str = "max") -> None:
+    def __init__(
+        self, image: int | None = None, video: int | None = None, merge: int = 2, next: str = "max", per_second: float | None = None
+    ) -> None:
         super().__init__()
-        self.image, self.video, self.merge, self.rule = image, video, merge, next
+        self.image, self.video, self.merge, self.rule, self.per_second = image, video, merge, next, per_second
 
     def forward(
         self,
@@ -56,8 +61,10 @@ class MropePositions(nn.Module):
         video_grid: Tensor | None = None,
         mask: Tensor | None = None,
         next: Tensor | None = None,
+        seconds: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """ids [B, T], grids [N, 3] of patches (time, height, width), mask [B, T] → `positions` [3, B, T], `delta` [B], `next` [B].
+        """ids [B, T], grids [N, 3] of patches (time, height, width), mask [B, T], seconds [M] from frame to frame of each video (else one)
+        → `positions` [3, B, T], `delta` [B], `next` [B].
 
         next is one more than the largest position, delta is next less the number of real tokens. Given `next`, decoding goes on from
         there. Raises PlaceholderCount when the grids do not have as many tokens as there are placeholders.
@@ -69,7 +76,11 @@ class MropePositions(nn.Module):
             if token is None or grid is None:
                 continue
             here = ids == token
-            place, last, span = self.places(here, grid.to(ids.device), kind)
+            pace = None
+            if kind == "video" and self.per_second is not None:
+                pace = torch.ones(len(grid), device=ids.device) if seconds is None else seconds.to(ids.device).float()
+                pace = pace * self.per_second
+            place, last, span = self.places(here, grid.to(ids.device), kind, pace)
             inside = [torch.where(here, new, old) for new, old in zip(place, inside, strict=True)]
             # an image takes its whole span at its last token, so that all of its tokens count from its beginning
             steps = torch.where(here, torch.where(last, span, 0), steps)
@@ -80,9 +91,9 @@ class MropePositions(nn.Module):
         free = positions.amax(dim=(0, 2)) + 1
         return {"positions": positions, "delta": free - real, "next": free}
 
-    def places(self, here: Tensor, grid: Tensor, kind: str) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Frame, row and column of every placeholder in its grid, whether it is the last one, and the positions its image takes,
-        all [B, T]."""
+    def places(self, here: Tensor, grid: Tensor, kind: str, pace: Tensor | None = None) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Time, row and column of every placeholder in its grid, whether it is the last one, and the positions its image takes,
+        all [B, T]. `pace` [n] is the time from frame to frame; else one."""
         frames, height, width = grid[:, 0], grid[:, 1] // self.merge, grid[:, 2] // self.merge
         counts = frames * height * width
         stops = counts.cumsum(0)
@@ -96,5 +107,8 @@ class MropePositions(nn.Module):
         columns, area = width[item], (height * width)[item]
         largest = torch.maximum(height, width)
         if self.rule == "max":
-            largest = torch.maximum(largest, frames)
-        return [rank // area, rank % area // columns, rank % columns], rank == counts[item] - 1, largest[item]
+            largest = torch.maximum(largest, frames if pace is None else ((frames - 1) * pace).long() + 1)
+        time = rank // area
+        if pace is not None:
+            time = (time * pace[item]).long()
+        return [time, rank % area // columns, rank % columns], rank == counts[item] - 1, largest[item]

@@ -81,6 +81,7 @@ class Stack(nn.Module):
         past = cache.length if cache is not None else 0
         padding = cache.padding(mask, x.shape[0], x.shape[1], x.device) if cache is not None else mask
         segments = None
+        places = None
         if grid is not None:
             places, frames = grid_places(grid, x.shape[1], self.merge)
             positions, segments = places[:, None], frames[None]
@@ -90,7 +91,7 @@ class Stack(nn.Module):
         rope: Rotation | None = self.rope(positions) if self.rope is not None else None
         bias = self.bias(x.shape[1], past, x.device) if self.bias is not None else None
         masks = {
-            rules: with_bias(safe(attention_mask(rules, x.shape[1], past, padding, prefix, segments, self.window, x.device)), bias)
+            rules: with_bias(safe(attention_mask(rules, x.shape[1], past, padding, prefix, segments, self.window, x.device, places)), bias)
             for rules in dict.fromkeys(self.rules)
         }
         kept = {"hidden.0": x} if 0 in taps else {}

@@ -11,7 +11,8 @@ describes each sub-configuration; a table (`configs/<model type>.toml`) maps the
     [values.KEY] value = value in the spec
     [only]      key = [values]                    # the graph is right for these alone; other values must be of the default's type
     [ignore]    key = reason
-    [set]       path = value                      # "{key}" stands for a value, "{a*b}" for a product; paths as in fields
+    [set]       path = value                      # "{key}" stands for a value, "{a*b}" for a product, "{a//b}" for a floored quotient, from
+                                                # left to right; paths as in fields
                                                 # "{list.halvings}" is 2 to the number of its entries less one
     [[when]]    key, is, set                      # more of the same where a key has that value; `is = "null"` for an absent one
 """
@@ -19,7 +20,6 @@ describes each sub-configuration; a table (`configs/<model type>.toml`) maps the
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -37,7 +37,7 @@ try:
 except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
 
-_HOLE = re.compile(r"\{([\w.]+(?:\*[\w.]+)*)\}")
+_HOLE = re.compile(r"\{([\w.]+(?:(?:\*|//)[\w.]+)*)\}")
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ class _Import:
             table[last] = value
 
     def fill(self, value: Any, scope: Mapping[str, Any]) -> Any:
-        """`{key}` and `{a*b}` replaced, in lists and tables too. A text that is one hole becomes the value itself."""
+        """`{key}`, `{a*b}` and `{a//b}` replaced, in lists and tables too. A text that is one hole becomes the value itself."""
         if isinstance(value, list):
             return [self.fill(v, scope) for v in value]
         if isinstance(value, dict):
@@ -247,12 +247,16 @@ class _Import:
         return scope.get(name)
 
     def product(self, text: str, scope: Mapping[str, Any]) -> Any:
-        factors = [int(name) if name.isdigit() else self.value(name, scope) for name in text.split("*")]
+        names = re.split(r"\*|//", text)
+        factors = [int(name) if name.isdigit() else self.value(name, scope) for name in names]
         if len(factors) == 1:
             return factors[0]
-        if not all(isinstance(f, (int, float)) for f in factors):
+        signs = re.findall(r"\*|//", text)
+        if not all(isinstance(f, (int, float)) for f in factors) or any(s == "//" and not f for s, f in zip(signs, factors[1:])):
             raise DiagnosticError(Diagnostic(C.CONFIG_VALUE, f"{self.path.name}: {text} needs numbers, but is {factors}"))
-        result = math.prod(factors)
+        result = factors[0]
+        for sign, factor in zip(signs, factors[1:]):
+            result = result * factor if sign == "*" else result // factor
         return int(result) if result == int(result) else result
 
 

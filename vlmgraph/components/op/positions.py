@@ -36,12 +36,18 @@ class MropePositions(Op, name="op.mrope_positions"):
     next: Literal["max", "max_hw"] = Field(
         "max", description="an image takes as many positions as its longest side, frames included or not"
     )
-    ports = Ports(
-        {"positions": T.positions[3, "B", "T"], "delta": T.index["B"], "next": T.index["B"]},
-        ids=T.ids["B", "T"], image_grid=T.grid["N", 3].optional_, video_grid=T.grid["M", 3].optional_,
-        mask=T.mask["B", "T"].optional_, next=T.index["B"].optional_,
-    )  # fmt: skip
+    per_second: float | None = Field(
+        None, gt=0, description="positions a second of video takes, `seconds` being the time between frames (Qwen2.5-VL); else one a frame"
+    )
     module = "vlmgraph.nn.positions:MropePositions"
+
+    def signature(self, facet: str = "") -> Ports:
+        ports = Ports(
+            {"positions": T.positions[3, "B", "T"], "delta": T.index["B"], "next": T.index["B"]},
+            ids=T.ids["B", "T"], image_grid=T.grid["N", 3].optional_, video_grid=T.grid["M", 3].optional_,
+            mask=T.mask["B", "T"].optional_, next=T.index["B"].optional_,
+        )  # fmt: skip
+        return ports if self.per_second is None else ports | {"seconds": T.scores["M"].optional_}
 
     @model_validator(mode="after")
     def _some_token(self) -> MropePositions:
