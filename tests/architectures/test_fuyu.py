@@ -18,7 +18,6 @@ from tests.architectures.common import (
     fresh,
     graph,
     lively,
-    measured,
     moved,
     noise,
     processor,
@@ -29,6 +28,7 @@ from tests.architectures.common import (
 from vlmgraph.diagnostics import DiagnosticError
 from vlmgraph.processor.config import Patches
 from vlmgraph.processor.patches import patch_grid, raw_patches, shrunk
+from vlmgraph.report import report
 
 PATCH, NEWLINE, ANSWER = 300, 301, 302  # of the tiny size
 
@@ -77,8 +77,9 @@ def test_published_tokens(height: int, width: int, tokens: int) -> None:
 
 
 def test_the_report_counts_newlines() -> None:
-    rows = measured("fuyu-8b").expected
+    rows = report(graph("fuyu-8b"), processor=vlmgraph.read_spec("fuyu-8b").data["processor"]).expected
     assert all(row.actual == row.expected for row in rows)
+    assert {row.what: row.actual for row in rows}["visual_tokens 2160x3840"] == 2340
 
 
 # ---- pictures

@@ -16,7 +16,7 @@ from . import chat, problems
 from .boxes import BoxCodec
 from .chat import Message, Written
 from .check import Entries, Locate, read_tables
-from .config import Chat, Frames, Padded
+from .config import Chat, Frames, Padded, Patches
 from .fit import restored
 from .media import listed, listed_videos
 from .problems import problem
@@ -40,6 +40,8 @@ class Processor:
         self.entries, self.encoders, self.counts, self.notes = entries, dict(encoders), counts, tuple(notes)
         self.template: ChatTemplate | None = None
         """What writes conversations in place of the spec's roles; set where the model's folder has a template of its own."""
+        self.random = np.random.default_rng(0)
+        """Draws what a call that trains leaves open; a run that has several processes gives each its own."""
         self.codecs = {name: BoxCodec(config) for name, config in entries.codecs.items()}
 
     def __call__(
@@ -100,6 +102,8 @@ class Processor:
         for name, items in media.items():
             groups = next((g[name] for g in grouped.values() if name in g), nested.get(name, [len(items)]))
             config = self.entries.media[name]
+            if train and isinstance(config, Patches):
+                config = config.drawn(self.random.random())
             result |= load_symbol(config.module)(name, config, items, groups)
         for name, written in texts.items():
             encoder = self.encoders[name]
