@@ -26,7 +26,9 @@ from tests.architectures.common import (
     trains,
 )
 from vlmgraph.diagnostics import DiagnosticError
+from vlmgraph.processor import Processor
 from vlmgraph.processor.config import Patches
+from vlmgraph.processor.model import model_processor
 from vlmgraph.processor.patches import patch_grid, raw_patches, shrunk
 from vlmgraph.report import report
 
@@ -247,3 +249,22 @@ def test_flat_configuration_of_the_hub(tmp_path: Path) -> None:
     ):
         with pytest.raises(DiagnosticError, match=key):
             read({**flat, key: value})
+
+
+def test_configuration_of_the_published_processor(tmp_path: Path) -> None:
+    """preprocessor_config.json goes over the spec's table; what cannot be honoured is named."""
+    config = {"do_normalize": True, "do_pad": True, "do_rescale": True, "do_resize": True, "image_mean": 0.5, "image_std": 0.5,
+              "image_processor_type": "FuyuImageProcessor", "padding_mode": "constant", "padding_value": 3.0, "resample": 2,
+              "patch_size": {"height": 10, "width": 10}, "rescale_factor": 1 / 255, "size": {"height": 40, "width": 45}}  # fmt: skip
+    spec = vlmgraph.read_spec("fuyu-8b", size="tiny")
+
+    def made(**changes: object) -> Processor:
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps({**config, **changes}))
+        return model_processor(spec, vlmgraph.elaborate(spec), tmp_path)
+
+    out = made()(images=[PIL.Image.new("RGB", (90, 20), (255, 0, 0))])
+    assert out["image_grid"].tolist() == [[1, 1, 5]], "45 x 10"
+    assert out["image_patches"][0, 4, -1] == pytest.approx(6 / 255 - 1, abs=1e-6) and out["image_patches"][0, 0, 0] == pytest.approx(1)
+    for key, value in (("padding_mode", "edge"), ("do_pad", False), ("padding_value", 0.5), ("size", {"longest_edge": 9}), ("tiles", 4)):
+        with pytest.raises(DiagnosticError, match=key):
+            made(**{key: value})

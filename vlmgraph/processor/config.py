@@ -140,19 +140,13 @@ class Patches(Packed, name="processor.patches"):
 
     patch: Positive = 30
     max_size: tuple[Side, Side] = (1080, 1920)
-    """(height, width); whole patches."""
+    """(height, width)."""
     size: Side | tuple[Side, Side] | None = None
     """Every picture is squashed to this (height, width) or square instead."""
     draw: tuple[Side, ...] = ()
     """Sides of squares: one is drawn for all pictures of a call that trains (OtterHD, arXiv 2311.04219, section 3)."""
     pad: Byte = 1
     """The value of filled-up pixels."""
-
-    @model_validator(mode="after")
-    def _whole(self) -> Patches:
-        if any(side % self.patch for side in self.max_size):
-            raise ValueError(f"max_size {list(self.max_size)} is not made of whole patches of {self.patch}")
-        return self
 
     def drawn(self, index: float) -> Patches:
         """With the size of a batch that trains; `index` from 0 to 1 says which."""
