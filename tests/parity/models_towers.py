@@ -42,3 +42,19 @@ def siglip_masked() -> Any:
     ids[0, 6:], mask[0, 6:] = 1, 0
     inputs = {"pixel_values": base.noise(2, 3, 32, 32), "input_ids": ids, "attention_mask": mask}
     return siglip({"layer_norm_eps": 1e-3}, layer_norm_eps=1e-4), inputs, SCORES
+
+
+@case
+def metaclip_2_small_end_token() -> Any:
+    """The first token 2 is the text, whatever ids are larger; two activations, padding behind."""
+    import transformers as tf
+
+    text = {"vocab_size": 71, "hidden_size": 28, "intermediate_size": 52, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "max_position_embeddings": 17, "hidden_act": "gelu", "eos_token_id": 2, "bos_token_id": 0, "pad_token_id": 1}  # fmt: skip
+    config = tf.MetaClip2Config(text_config=text, vision_config=base.vision(hidden_act="quick_gelu"), projection_dim=20)
+    ids = base.tokens(4, 9, 3, 71)
+    ids[:, 0] = 0
+    for row, at in enumerate((8, 3, 5, 7)):
+        ids[row, at], ids[row, at + 1 :] = 2, 1
+    ids[1, 6] = 2
+    return base.filled(tf.MetaClip2Model(config)), {"pixel_values": base.noise(3, 3, 32, 32), "input_ids": ids}, SCORES
