@@ -87,6 +87,8 @@ def test_mask_rules():
     assert attention_mask(("causal", "window"), 3, window=2)[0, 0].tolist() == [[t, f, f], [t, t, f], [f, t, t]]
     prefix = torch.tensor([[1, 1, 0]])
     assert attention_mask(("prefix",), 3, prefix=prefix)[0, 0].tolist() == [[t, t, f], [t, t, f], [t, t, t]]
+    within = attention_mask(("prefix", "window"), 4, prefix=torch.tensor([[1, 1, 1]]), window=2)  # a token behind it is not of the prefix
+    assert within[0, 0].tolist() == [[t, t, t, f], [t, t, t, f], [t, t, t, f], [f, f, t, t]]
     segments = torch.tensor([[0, 0, 1]])
     assert attention_mask(("segments",), 3, segments=segments)[0, 0].tolist() == [[t, t, f], [t, t, f], [f, f, t]]
     padding = torch.tensor([[0, 1, 1]])

@@ -78,6 +78,7 @@ def generate(
             out = program.run(step_inputs, caches, step=True)
         else:
             step_inputs |= {written: ids, **{k: with_last(step_inputs[k]) for k in seen_by_token(model, step_inputs, written)}}
+            step_inputs |= {k: with_no_type(step_inputs[k]) for k in types_of_tokens(model, step_inputs, written)}
             out = program.run(step_inputs)
     return ids
 
@@ -115,6 +116,17 @@ def seen_by_token(model: CompiledModel, inputs: dict[str, Any], written: str) ->
     types = model.graph.inputs
     masks = [k for k in inputs if k in types and types[k].kind == "mask" and len(types[k].dims) > 2]
     return [k for k in masks if types[k].dims[1] == types[written].dims[1]]
+
+
+def types_of_tokens(model: CompiledModel, inputs: dict[str, Any], written: str) -> list[str]:
+    """Inputs that say of every token what it is, index[B, T]: a part of a prefix, of an image."""
+    types = model.graph.inputs
+    return [k for k in inputs if k in types and types[k].kind == "index" and types[k].dims == types[written].dims]
+
+
+def with_no_type(types: Tensor) -> Tensor:
+    """The types [B, T + 1] with a token that was not given, -1."""
+    return torch.cat([types, types.new_full((len(types), 1), -1)], dim=1)
 
 
 def with_last(mask: Tensor) -> Tensor:

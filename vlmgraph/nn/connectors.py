@@ -7,7 +7,11 @@ from torch import Tensor, nn
 
 
 class Linear(nn.Module):
-    """[..., d_in] → [..., out]. init "normal": N(0, d_in ** -0.5), as CLIP's projections begin; "uniform": as torch's layer does."""
+    """[..., d_in] → [..., out].
+
+    init "normal": N(0, d_in ** -0.5), as CLIP's projections begin; "zeros": zero, bias and all, so that nothing comes through at first
+    (PaliGemma, arXiv 2407.07726, section 3.1); "uniform": as torch's layer does.
+    """
 
     def __init__(self, d_in: int, out: int, bias: bool = True, init: str = "uniform") -> None:
         super().__init__()
@@ -17,6 +21,10 @@ class Linear(nn.Module):
     def init_weights(self) -> None:
         if self.init == "normal":
             nn.init.normal_(self.proj.weight, std=self.proj.in_features**-0.5)
+        elif self.init == "zeros":
+            nn.init.zeros_(self.proj.weight)
+            if self.proj.bias is not None:
+                nn.init.zeros_(self.proj.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.proj(x)

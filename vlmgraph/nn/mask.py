@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 RULES = ("full", "causal", "prefix", "window", "window_2d", "segments")
@@ -14,7 +15,8 @@ def attention_mask(
 ) -> Tensor | None:  # fmt: skip
     """[B or 1, 1, queries, past + queries], or None where all may attend to all.
 
-    causal: keys up to the query. prefix: also all keys of the prefix, `prefix` [B, past + queries]. window: keys less than `window`
+    causal: keys up to the query. prefix: the same, but tokens of the prefix attend to all of it, whatever `window` says (PaliGemma, arXiv
+    2407.07726, section 3.2); `prefix` [B, n <= past + queries], the tokens behind n are not of it. window: keys less than `window`
     places away. window_2d: keys in the query's square, where rows and columns `places` [2, queries] are cut into squares of window x
     window. segments: keys of the query's segment, `segments` [B, queries]. padding [B, past + queries] marks real keys.
     """
@@ -24,9 +26,6 @@ def attention_mask(
     allowed: Tensor | None = None
     if "causal" in rules or "prefix" in rules:
         allowed = (k <= q)[None, None]
-    if "prefix" in rules and prefix is not None:
-        inside = prefix.bool()
-        allowed = allowed | inside[:, None, None, :]  # type: ignore[operator]
     if "window" in rules:
         near = ((q - k).abs() < window)[None, None]
         allowed = near if allowed is None else allowed & near
@@ -34,6 +33,9 @@ def attention_mask(
         square = places // window
         near = (square[..., :, None] == square[..., None, :]).all(0)[None, None]
         allowed = near if allowed is None else allowed & near
+    if "prefix" in rules and prefix is not None:
+        inside = F.pad(prefix.bool(), (0, keys - prefix.shape[1]))
+        allowed = allowed | (inside[:, past:, None] & inside[:, None, :])[:, None]  # type: ignore[operator]
     if "segments" in rules and segments is not None:
         same = (segments[:, :, None] == segments[:, None, :])[:, None]
         allowed = same if allowed is None else allowed & same

@@ -1,7 +1,8 @@
 """config.json → spec: every key is mapped, ignored for a stated reason, or refused.
 
 A family (`families/<name>.toml`) says which bundled spec a checkpoint is a case of, which layout its weights have, and which table
-describes each sub-configuration; a table (`configs/<model type>.toml`) maps the keys of one configuration class:
+describes each sub-configuration (`fields`, `only` and `ignore` of a part go over those of its table); a table (`configs/<model type>.toml`)
+maps the keys of one configuration class:
 
     base      = { preset = "llama-7b" }          # structure that no key states
     [defaults]  key = value                       # what the class assumes where a file leaves the key out
@@ -9,19 +10,23 @@ describes each sub-configuration; a table (`configs/<model type>.toml`) maps the
     [otherwise] key = other key                   # where the value is null
     [fields]    key = path                        # of the spec; ".width" is a field of the component of this part; several in a list
     [values.KEY] value = value in the spec
-    [only]      key = [values]                    # the graph is right for these alone; other values must be of the default's type
+    [only]      key = [values]                    # the graph is right for these alone (for these entries of a list of texts); other
+                                                # values must be of the default's type
     [ignore]    key = reason
     [set]       path = value                      # "{key}" stands for a value, "{a*b}" for a product, "{a//b}" for a floored quotient, from
                                                 # left to right; paths as in fields
-                                                # "{list.halvings}" is 2 to the number of its entries less one
+                                                # "{list.halvings}" is 2 to the number of its entries less one, "{list.cycle}"
+                                                # what it repeats; "{key.sqrt}" and "{key.rsqrt}" are roots
+    needs       = [keys]                          # may not be null
     [[when]]    key, is, set                      # more of the same where a key has that value; `is = "null"` for an absent one
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -124,7 +129,7 @@ class _Import:
                 text = f"{key} is of the model type {kind!r}, for which {self.family['model_type']} has no rules"
                 self.found.add(Diagnostic(C.UNKNOWN_MODEL_TYPE, text, _place(self.path, [key, "model_type"]), notes=(note,)))
                 continue
-            table = config_tables()[kind]
+            table = _over(config_tables()[kind], part)
             values = self.flat(inner, table, key + ".")
             self.values |= {f"{key}.{k}": v for k, v in values.items()}
             tables.append((key, table, values, part.get("component", "")))
@@ -166,12 +171,14 @@ class _Import:
                 self.unknown(prefix + written, value, known)
         for key, value in values.items():
             if _empty(value):
+                if key in table.get("needs", ()):
+                    self.refuse(spelt.get(key, prefix + key), None, "it may not be null")
                 continue
             allowed = table.get("only", {}).get(key)
             kind = _kind(key, table)
             if not _is(value, kind):
                 self.refuse(spelt.get(key, prefix + key), value, f"it is {kind}")
-            elif allowed is not None and value not in allowed:
+            elif allowed is not None and any(v not in allowed for v in (value if kind == "a list of texts" else [value])):
                 self.refuse(spelt.get(key, prefix + key), value, "supported: " + ", ".join(map(_show, allowed)))
         for key, other in table.get("otherwise", {}).items():
             if _empty(values.get(key)):
@@ -241,10 +248,10 @@ class _Import:
         return _HOLE.sub(lambda hole: str(self.product(hole[1], scope)), value)
 
     def value(self, name: str, scope: Mapping[str, Any]) -> Any:
-        """A value by key; `<key>.halvings` of a list of levels is how often the sides were halved, as a factor."""
-        if name.endswith(".halvings"):
-            return 2 ** (len(scope[name.removesuffix(".halvings")]) - 1)
-        return scope.get(name)
+        """A value by key, or what a suffix makes of it; of a list of levels `.halvings` is how often the sides were halved, as a factor."""
+        key, _, suffix = name.rpartition(".")
+        made = _MADE.get(suffix)
+        return scope.get(name) if made is None or name in scope else made(scope[key])
 
     def product(self, text: str, scope: Mapping[str, Any]) -> Any:
         names = re.split(r"\*|//", text)
@@ -258,6 +265,24 @@ class _Import:
         for sign, factor in zip(signs, factors[1:]):
             result = result * factor if sign == "*" else result // factor
         return int(result) if result == int(result) else result
+
+
+def _over(table: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration's table with what the family's part says otherwise."""
+    return {**table, **{name: {**table.get(name, {}), **part[name]} for name in ("fields", "only", "ignore") if name in part}}
+
+
+def _cycle(values: list[Any]) -> list[Any]:
+    """The shortest list that gives `values` when it is repeated."""
+    return next(values[:n] for n in range(1, len(values) + 1) if all(v == values[i % n] for i, v in enumerate(values)))
+
+
+_MADE: dict[str, Callable[[Any], Any]] = {
+    "halvings": lambda levels: 2 ** (len(levels) - 1),
+    "cycle": _cycle,
+    "sqrt": math.sqrt,
+    "rsqrt": lambda number: number**-0.5,
+}
 
 
 @cache
@@ -287,6 +312,8 @@ def _kind(key: str, table: Mapping[str, Any]) -> str:
         example = (table.get("only", {}).get(key) or [table["defaults"].get(table.get("otherwise", {}).get(key), 0)])[0]
     if isinstance(example, bool):
         return "true or false"
+    if isinstance(example, list) and example and isinstance(example[0], str):
+        return "a list of texts"
     return {int: "a whole number", float: "a number", str: "a text", list: "a list of whole numbers"}[type(example)]
 
 
@@ -295,6 +322,8 @@ def _is(value: Any, kind: str) -> bool:
         return isinstance(value, bool) and kind == "true or false"
     if kind == "a list of whole numbers":
         return isinstance(value, list) and bool(value) and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
+    if kind == "a list of texts":
+        return isinstance(value, list) and bool(value) and all(isinstance(v, str) for v in value)
     if kind == "a text":
         return isinstance(value, str)
     return isinstance(value, int) or (kind == "a number" and isinstance(value, float))

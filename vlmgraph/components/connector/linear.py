@@ -19,7 +19,9 @@ class LinearConnector(Connector, name="connector.linear"):
     d_in: int | None = Field(None, ge=1, description="width that comes in; inferred")
     out: int | None = Field(None, ge=1, description="width that goes out; inferred where the next part fixes it")
     bias: bool = Field(True, description="add a vector")
-    init: Literal["uniform", "normal"] = Field("uniform", description="first weights: torch's own, or N(0, d_in ** -0.5) (CLIP)")
+    init: Literal["uniform", "normal", "zeros"] = Field(
+        "uniform", description="first weights: torch's own, N(0, d_in ** -0.5) (CLIP), or zero (PaliGemma)"
+    )
     ports = Ports(x=T.tokens["...", "d_in"], returns=T.tokens["...", "out"])
     module = "vlmgraph.nn.connectors:Linear"
 

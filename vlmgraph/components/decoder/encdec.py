@@ -41,7 +41,7 @@ class EncoderDecoder(Decoder, name="encdec.transformer"):
     tie: bool = Field(False, description="embedding and head share one table")
     scale: float | None = Field(None, description="factor on the token vectors, for the embedding")
     logit_scale: float | None = Field(None, description="factor on the logits, for the head")
-    soft_cap: float | None = Field(None, gt=0, description="bound of the logits, for the head")
+    soft_cap: float | None = Field(None, ge=0, description="bound of the logits, for the head; 0: none")
     ports = Ports(
         T.tokens["B", "S", "width"], x=T.tokens["B", "N", "width"], decoder=T.tokens["B", "S", "width"],
         mask=T.mask["B", "N"].optional_, decoder_mask=T.mask["B", "S"].optional_,

@@ -20,7 +20,7 @@ class DecoderTransformer(StackConfig, Decoder, name="decoder.transformer"):
     tie: bool = Field(False, description="embedding and head share one table")
     scale: float | None = Field(None, description="factor on the token vectors, for the embedding")
     logit_scale: float | None = Field(None, description="factor on the logits, for the head")
-    soft_cap: float | None = Field(None, gt=0, description="bound of the logits, for the head")
+    soft_cap: float | None = Field(None, ge=0, description="bound of the logits, for the head; 0: none")
     mlp: GatedSlot = Field(description="MLP: its hidden width, or a layer")
     causal = True
     rms = True

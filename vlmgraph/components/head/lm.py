@@ -23,7 +23,7 @@ class LMHead(Head, name="head.lm"):
     tie: bool = Field(False, description="share the embedding table of the same decoder")
     bias: bool = Field(False, description="add a vector to the logits")
     logit_scale: float | None = Field(None, description="factor on the logits")
-    soft_cap: float | None = Field(None, gt=0, description="bound c of c * tanh(logits / c)")
+    soft_cap: float | None = Field(None, ge=0, description="bound c of c * tanh(logits / c); 0: none")
     ports = Ports(x=T.tokens["...", "width"], returns=T.logits["...", "vocab+added"])
     shares = ("width", "vocab", "tie", "logit_scale", "soft_cap")
     parts = ("proj", "added")
@@ -36,7 +36,7 @@ class LMHead(Head, name="head.lm"):
             "added": self.added,
             "bias": self.bias,
             "scale": self.logit_scale,
-            "soft_cap": self.soft_cap,
+            "soft_cap": self.soft_cap or None,
         }
 
     def parameters(self) -> dict[str, int]:

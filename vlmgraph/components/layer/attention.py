@@ -74,12 +74,13 @@ class Heads(Layer):
 class MultiHead(Heads, name="attention.mha"):
     """Multi-head self-attention (arXiv 1706.03762); with fewer `kv_heads` grouped queries (arXiv 2305.13245)."""
 
-    soft_cap: float | None = Field(None, gt=0, description="bound c of c * tanh(score / c)")
+    soft_cap: float | None = Field(None, ge=0, description="bound c of c * tanh(score / c); 0: none")
     interleaved: bool | None = Field(None, description="rotary pairs are neighbours; the position's own word")
     module = "vlmgraph.nn.attention:Attention"
 
     def arguments(self) -> dict[str, Any]:
-        return {**self.common(), "norm_whole": self.qk_norm_over == "all", "soft_cap": self.soft_cap, "interleaved": bool(self.interleaved)}
+        bound, whole = self.soft_cap or None, self.qk_norm_over == "all"
+        return {**self.common(), "norm_whole": whole, "soft_cap": bound, "interleaved": bool(self.interleaved)}
 
     def parameters(self) -> dict[str, int]:
         return {"": self.projections(self.width or 0) + self.norm_count()}
