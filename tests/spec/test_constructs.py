@@ -66,6 +66,11 @@ def test_named_groups_of_edges():
     assert nodes(spec({"first": ["x -> a"], "second": ["a -> y"]}, {"a": LINEAR})) == {"a": {"x": "x"}}
 
 
+def test_an_input_is_not_called_like_a_component_or_a_node():
+    assert codes(spec(["x -> z -> y"], {"z": LINEAR})) == ["VG0104"]
+    assert codes(spec(["x -> a -> z -> y"], {"a": LINEAR}, nodes={"z": {"uses": "a"}})) == ["VG0104"]
+
+
 def test_slices_by_number_and_by_the_name_of_a_dim():
     source = spec(["[x, z] -> cat", "cat[:N] -> y", "cat[-1] -> last"], {"cat": {"type": "op.concat", "axis": "tokens"}})
     source["inputs"] = {"x": "tokens[B, N, 8]", "z": "tokens[B, M, 8]"}

@@ -45,6 +45,7 @@ def elaborate(spec: Spec, found: Collector | None = None) -> Graph | None:
     configs.build_all()
     wiring = Wiring(found, configs, inputs, declared, left_out=spec.lacks, copies=copies)
     place_nodes(spec, wiring, [id for id in components if id not in copies], uses)
+    names_twice(spec, wiring)
     for path, text in edges_of(data):
         wiring.edge(text, spec.label(path), Scope())
     unfed_outputs(spec, wiring)
@@ -120,6 +121,16 @@ def read_batches(spec: Spec, wiring: Wiring, nodes: Sequence[Node], names: Names
         shared = table(table(spec.data, "objectives"), objective).get("shared", [])
         found[objective] = batched(graph, wanted, wiring.inputs, listed(shared), f"objective.{objective}")
     return found
+
+
+def names_twice(spec: Spec, wiring: Wiring) -> None:
+    """Inputs that are called like a component or a node: an edge from one of them could mean either."""
+    for id in (*wiring.drafts, *wiring.blocks):
+        if id in wiring.inputs:
+            section = "nodes" if id in table(spec.data, "nodes") else "components"
+            at, other = spec.label((section, id), "named here", "key"), spec.label(("inputs", id), "and here", "key")
+            text = f"{id!r} is an input and one of the {section}"
+            wiring.found.add(Diagnostic(C.BAD_NAME, text, at, (other,) if other else (), fix="rename one of them"))
 
 
 def shadows_itself(wiring: Wiring, copy: str, value: str, names: Names) -> bool:
