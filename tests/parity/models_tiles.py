@@ -51,3 +51,51 @@ def pixtral_one_size_tied() -> Any:
     tied = {"vision_feature_layer": 1, "multimodal_projector_bias": False, "tie_word_embeddings": True}
     model = pixtral({"hidden_act": "silu"}, words, **tied)
     return model, {"pixel_values": base.noise(2, 3, 12, 18), "input_ids": ids, "attention_mask": torch.ones_like(ids)}, ["logits"]
+
+
+def internvl(tower: dict[str, Any], words: dict[str, Any], **fields: Any) -> Any:
+    import transformers as tf
+
+    tower = {**base.vision(), "image_size": [32, 32], "patch_size": [8, 8], **tower}
+    config = tf.InternVLConfig(
+        vision_config=tf.InternVLVisionConfig(**tower),
+        text_config=base.text(**{"model_type": "qwen2", **words}),
+        image_token_id=95,
+        **fields,
+    )
+    return base.filled(tf.InternVLForConditionalGeneration(config))
+
+
+@case
+def internvl_tiles_left_padding() -> Any:
+    """Three tiles over two rows; norms on whole queries and keys, RMS norms and biases as in the 6B tower; embeddings untied."""
+    ids, mask = base.tokens(2, 15, 3, 95), torch.ones(2, 15, dtype=torch.long)
+    base.placed(ids, 95, (0, 2, 8), (1, 1, 4))
+    base.padded_left(ids, mask, 1, 4)
+    tower = {"use_qk_norm": True, "norm_type": "rms_norm", "attention_bias": True, "hidden_act": "quick_gelu"}
+    model = internvl(tower, {}, tie_word_embeddings=False, projector_hidden_act="relu")
+    return model, {"pixel_values": base.noise(3, 3, 32, 32), "input_ids": ids, "attention_mask": mask}, ["logits"]
+
+
+@case
+def internvl_final_norm() -> Any:
+    """A norm behind the tower; LLaMA; one token a tile; one table."""
+    ids = base.placed(base.tokens(1, 9, 3, 95), 95, (0, 2, 2))
+    model = internvl({"use_mean_pooling": False}, {"model_type": "llama"}, downsample_ratio=0.25)
+    return model, {"pixel_values": base.noise(2, 3, 32, 32), "input_ids": ids, "attention_mask": torch.ones_like(ids)}, ["logits"]
+
+
+@case
+def internvl_earlier_layer() -> Any:
+    """Another layer, before the norm behind the tower; text of a window."""
+    ids = base.placed(base.tokens(1, 14, 3, 95), 95, (0, 2, 4))
+    words = {"model_type": "mistral", "sliding_window": 4, "head_dim": 8}
+    model = internvl({"use_mean_pooling": False}, words, vision_feature_layer=-2)
+    return model, {"pixel_values": base.noise(1, 3, 32, 32), "input_ids": ids, "attention_mask": torch.ones_like(ids)}, ["logits"]
+
+
+@case
+def llava_qwen2() -> Any:
+    """Qwen2 behind LLaVA's projector."""
+    ids = base.placed(base.tokens(1, 20, 3, 95), 95, (0, 2, 16))
+    return base.llava(ids, torch.ones_like(ids), 1, {"model_type": "qwen2"})

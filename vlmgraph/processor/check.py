@@ -14,7 +14,7 @@ from ..diagnostics.core import Collector, Diagnostic, Label, Span
 from ..ir.types import Type
 from ..plugins import PluginError, registry
 from . import problems
-from .config import KINDS, Boxes, Image, Native, Packed, Padded, Pixels, Text
+from .config import KINDS, Boxes, Image, Native, Packed, Padded, Pixels, Text, Tiles
 
 if TYPE_CHECKING:
     from ..ir.graph import Graph
@@ -166,14 +166,14 @@ def _sized(name: str, config: Pixels, type_: Type | None, fault: Fault) -> Pixel
             fix = f"change patch{' or temporal' if native else ''}, or the input"
             fault((name,), f"makes patches of {made} values, the input is {type_}", fix, problems.SIZE)
         return config
-    if not isinstance(config, Image):
+    if not isinstance(config, (Image, Tiles)):
         return config
     tall, wide = (d.constant for d in type_.dims[-2:]) if type_ and len(type_.dims) > 2 else (None, None)
     if config.size is None:
         if tall is None or wide is None:
             fault((name,), "the input does not say how large its pictures are", f"write processor.{name}.size = 224", problems.SIZE)
             return config
-        if tall != wide and config.fit in ("pad", "longest"):
+        if tall != wide and isinstance(config, Image) and config.fit in ("pad", "longest"):
             fault((name, "fit"), f"`{config.fit}` makes a square, the input is {type_}", 'fit = "squash" or "crop"', problems.SIZE)
         return config.model_copy(update={"size": (tall, wide)})
     if tall is not None and wide is not None and config.hw() != (tall, wide):

@@ -219,6 +219,34 @@ class Padded(Pixels, name="processor.padded"):
     max_side: Side = 1024
 
 
+class Tiles(Pixels, name="processor.tiles"):
+    """Pictures cut into tiles of one size, row by row, all `[N, 3, H, W]`.
+
+    The grid of tiles is the one of `min` to `max` whose aspect ratio is closest; of equally close ones the largest that has no more than
+    twice the area of the picture, which is then squashed to it (InternVL, arXiv 2404.16821, section 3.3).
+    """
+
+    module: ClassVar[str] = "vlmgraph.processor.tiles:tiles"
+
+    size: Side | tuple[Side, Side] | None = None
+    """Of a tile: a square's side, or (height, width). None: what the input of the model says."""
+    min: Positive = 1
+    max: Positive = 12
+    thumbnail: Literal["last", "none"] = "last"
+    """The whole picture squashed to one more tile, where there are several."""
+
+    @model_validator(mode="after")
+    def _some(self) -> Tiles:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}")
+        return self
+
+    def hw(self) -> tuple[int, int]:
+        """(height, width), once the size is known."""
+        assert self.size is not None
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+
 class Place(BaseModel):
     """What a placeholder expands to: as many copies as `node` has tokens for that picture, or a fixed number."""
 
@@ -328,4 +356,4 @@ class Boxes(Config, name="processor.boxes"):
         return self
 
 
-KINDS: dict[str, type[Config]] = {c.kind: c for c in (Image, Native, Frames, Patches, Padded, Text, Chat, Boxes)}
+KINDS: dict[str, type[Config]] = {c.kind: c for c in (Image, Native, Frames, Patches, Padded, Tiles, Text, Chat, Boxes)}

@@ -99,15 +99,18 @@ class Processor:
         number = {name: len(items) for name, items in media.items()}
         grouped = {name: self.encoders[name].grouping(p, number, nested) for name, p in pieces.items()}
         result: dict[str, np.ndarray] = {}
+        parts: dict[str, list[int]] = {}  # how many entries of an input each of its pictures became
         for name, items in media.items():
             groups = next((g[name] for g in grouped.values() if name in g), nested.get(name, [len(items)]))
             config = self.entries.media[name]
             if train and isinstance(config, Patches):
                 config = config.drawn(self.random.random())
-            result |= load_symbol(config.module)(name, config, items, groups)
+            made = load_symbol(config.module)(name, config, items, groups)
+            parts[name] = [int(n) for n in made.pop(f"{name}.pieces", [1] * len(items))]
+            result |= made
         for name, written in texts.items():
             encoder = self.encoders[name]
-            counts = {s.token: self._count(s, number.get(s.input, 0), result) for s in encoder.slots}
+            counts = {s.token: self._count(s, number.get(s.input, 0), result, parts.get(s.input)) for s in encoder.slots}
             rows = encoder.rows(pieces[name], written, grouped[name], counts, self._lines(encoder, result))
             result[name] = rows["ids"]
             for other, what in encoder.config.also.items():
@@ -129,7 +132,7 @@ class Processor:
                     found[slot.token] = [int(t * h) // getattr(config, "merge", 1) for t, h, _ in grid]
         return found
 
-    def _count(self, slot: Slot, pictures: int, inputs: Mapping[str, np.ndarray]) -> list[int]:
+    def _count(self, slot: Slot, pictures: int, inputs: Mapping[str, np.ndarray], parts: Sequence[int] | None = None) -> list[int]:
         if not pictures:
             return []
         if isinstance(slot.place.node, int):
@@ -140,7 +143,7 @@ class Processor:
                 raise problem(problems.CALL, missing, "build the processor with a count for this node")
             return [self.counts[slot.place.node]] * pictures
         found = self.counts(slot.place.node, inputs)
-        counts = [found] * pictures if isinstance(found, int) else [int(n) for n in found]
+        counts = [found * n for n in parts or [1] * pictures] if isinstance(found, int) else [int(n) for n in found]
         if len(counts) != pictures:
             raise ValueError(f"{slot.place.node}: {len(counts)} token counts for {pictures} pictures")
         return counts

@@ -14,6 +14,7 @@ FILES = {
     "processor.image": ("preprocessor_config.json", "image_processor"),
     "processor.native": ("preprocessor_config.json", "image_processor"),
     "processor.patches": ("preprocessor_config.json", "image_processor"),
+    "processor.tiles": ("preprocessor_config.json", "image_processor"),
     "processor.padded": ("preprocessor_config.json", "image_processor"),
     "processor.frames": ("video_preprocessor_config.json", "video_processor"),
 }
@@ -36,6 +37,7 @@ IGNORED = frozenset({
 NUMBERS = {
     "patch_size": "patch", "merge_size": "merge", "temporal_patch_size": "temporal", "min_pixels": "min_pixels", "max_pixels": "max_pixels",
     "min_size": "min_side", "rescale_factor": "rescale", "fps": "fps", "min_frames": "min_frames", "max_frames": "max_frames",
+    "min_patches": "min", "max_patches": "max",
 }  # fmt: skip
 
 
@@ -139,9 +141,11 @@ class _Read:
         colour = self.take("background_color")
         if colour is not None:
             fields["pad"] = list(colour) if isinstance(colour, (list, tuple)) else colour
-        {"processor.image": self.fitting, "processor.patches": self.shrinking, "processor.padded": self.longest}.get(
-            self.base["type"], self.budget
-        )(fields)
+        rest = {
+            "processor.image": self.fitting, "processor.patches": self.shrinking, "processor.padded": self.longest,
+            "processor.tiles": self.tiling,
+        }  # fmt: skip
+        rest.get(self.base["type"], self.budget)(fields)
         for key in sorted(self.left):
             self.refuse(key, "is not known")
         return fields
@@ -165,6 +169,19 @@ class _Read:
                     fields[field] = size[key]
         elif size is not None:
             self.refuse("size", "is no area")
+
+    def tiling(self, fields: dict[str, Any]) -> None:
+        """The size of a tile. Whether pictures are cut at all is said at each call of the published processor, which cuts them."""
+        size = _sides(self.take("size"))
+        if size is not None and not isinstance(size, int):
+            fields["size"] = _one(size)
+        elif self.config.get("size") is not None:
+            self.refuse("size", "is no height and width")
+        self.take("crop_to_patches")
+        if self.take("do_center_crop", False):
+            self.refuse("do_center_crop", "is not supported: whole pictures go in")
+        for key in ("crop_size", "do_pad"):
+            self.take(key)
 
     def longest(self, fields: dict[str, Any]) -> None:
         """The longest side a picture may have."""

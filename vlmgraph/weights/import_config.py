@@ -16,7 +16,7 @@ maps the keys of one configuration class:
     [set]       path = value                      # "{key}" stands for a value, "{a*b}" for a product, "{a//b}" for a floored quotient, from
                                                 # left to right; paths as in fields
                                                 # "{list.halvings}" is 2 to the number of its entries less one, "{list.cycle}"
-                                                # what it repeats; "{key.sqrt}" and "{key.rsqrt}" are roots
+                                                # what it repeats, "{list.side}" what all are; "{key.sqrt}" and "{key.rsqrt}" are roots
     needs       = [keys]                          # may not be null
     [[when]]    key, is, set                      # more of the same where a key has that value; `is = "null"` for an absent one
 """
@@ -251,7 +251,13 @@ class _Import:
         """A value by key, or what a suffix makes of it; of a list of levels `.halvings` is how often the sides were halved, as a factor."""
         key, _, suffix = name.rpartition(".")
         made = _MADE.get(suffix)
-        return scope.get(name) if made is None or name in scope else made(scope[key])
+        if made is None or name in scope:
+            return scope.get(name)
+        try:
+            return made(scope[key])
+        except ValueError as error:
+            text = f"{self.path.name}: {key} = {_show(scope[key])} is not supported: {error}"
+            raise DiagnosticError(Diagnostic(C.CONFIG_VALUE, text, _place(self.path, key.split(".")))) from None
 
     def product(self, text: str, scope: Mapping[str, Any]) -> Any:
         names = re.split(r"\*|//", text)
@@ -277,9 +283,17 @@ def _cycle(values: list[Any]) -> list[Any]:
     return next(values[:n] for n in range(1, len(values) + 1) if all(v == values[i % n] for i, v in enumerate(values)))
 
 
+def _side(sides: list[Any]) -> Any:
+    """The side of a square given as height and width. Raises ValueError."""
+    if len(set(sides)) != 1:
+        raise ValueError(f"its sides {sides} are not equal")
+    return sides[0]
+
+
 _MADE: dict[str, Callable[[Any], Any]] = {
     "halvings": lambda levels: 2 ** (len(levels) - 1),
     "cycle": _cycle,
+    "side": _side,
     "sqrt": math.sqrt,
     "rsqrt": lambda number: number**-0.5,
 }
