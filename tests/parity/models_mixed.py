@@ -60,3 +60,41 @@ def visual_bert_text_only() -> Any:
     model, outputs = visual_bert()
     ids = tokens(2, 9, 3, 101)
     return model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, outputs
+
+
+def minimax(**fields: Any) -> Any:
+    import transformers as tf
+
+    from tests.parity.models import filled
+
+    kinds = ["linear_attention", "linear_attention", "full_attention"]
+    config = tf.MiniMaxConfig(**{
+        "vocab_size": 97, "hidden_size": 40, "intermediate_size": 36, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "num_key_value_heads": 1, "num_local_experts": 5, "num_experts_per_tok": 2, "block_size": 8, "layer_types": kinds,
+        "pad_token_id": 0, **fields,
+    })  # fmt: skip
+    return filled(tf.MiniMaxForCausalLM(config))
+
+
+@case
+def minimax_factors_and_left_padding() -> Any:
+    """Three experts a token, factors of every kind of branch, several blocks; one row padded on the left."""
+    from tests.parity.models import padded_left, tokens
+
+    factors = {
+        "full_attn_alpha_factor": 1.3, "full_attn_beta_factor": 0.7, "linear_attn_alpha_factor": 0.9, "linear_attn_beta_factor": 1.2,
+        "mlp_alpha_factor": 1.1, "mlp_beta_factor": 0.8,
+    }  # fmt: skip
+    ids, mask = tokens(2, 21, 3, 97), torch.ones(2, 21, dtype=torch.long)
+    padded_left(ids, mask, 1, 6)
+    return minimax(num_experts_per_tok=3, **factors), {"input_ids": ids, "attention_mask": mask}, ["logits"]
+
+
+@case
+def minimax_tied_gelu() -> Any:
+    """Both kinds in turn as where a file does not say; wide heads, another activation, another base of the positions."""
+    from tests.parity.models import tokens
+
+    rope = {"rope_type": "default", "rope_theta": 300.0}
+    model = minimax(layer_types=None, num_hidden_layers=4, head_dim=14, hidden_act="gelu", rope_parameters=rope, tie_word_embeddings=True)
+    return model, {"input_ids": tokens(2, 9, 3, 97)}, ["logits"]

@@ -25,7 +25,7 @@ Rules = Annotated[
     BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
     WithJsonSchema({"anyOf": [{"enum": list(get_args(Rule))}, {"type": "array", "items": {"enum": list(get_args(Rule))}}]}),
 ]
-Order = Literal["pre", "post", "sub_post", "sandwich", "parallel"]
+Order = Literal["pre", "post", "sub_post", "sandwich", "parallel", "normed"]
 POINTS = ("attention.qk", "attention.out", "cross.qk", "cross.out", "mlp.out")
 
 
@@ -76,7 +76,12 @@ class StackConfig(Component):
     bias: bool | str | None = Field(None, description="biases: all, none, or letters out of q, k, v, o for the attention alone")
     position: PositionSlot | None = Field(None, description="position code")
     order: Order = Field(
-        "pre", description="where norms stand: before a branch, behind the sum, behind the branch, both; or both branches side by side"
+        "pre",
+        description="where norms stand: before a branch, behind the sum, behind the branch, both; or both branches side by side; or the "
+        "normed stream goes on beside the branch",
+    )
+    factors: dict[Literal["attention", "cross", "mlp"], tuple[float, float]] = Field(
+        default_factory=dict, description='factors a and b of branches in a * norm(x) + b * f(norm(x)), the order "normed"'
     )
     residual: Literal["plain", "layer_scale"] = Field("plain", description="how branches join the stream")
     scale_init: float = Field(1e-5, description="first value of layer_scale")
@@ -123,6 +128,8 @@ class StackConfig(Component):
             raise ValueError('the mask rules "window" and "window_2d" and the field `window` go together')
         if "window_2d" in self.rules and not getattr(self, "packed", False):
             raise ValueError('the mask rule "window_2d" reads a grid: it needs patch = { type = "patch.linear" }')
+        if self.factors and self.order != "normed":
+            raise ValueError('factors: they belong to order = "normed"')
         if self.kind_at and self.pattern is None:
             raise ValueError("kind_at: it needs `pattern`, the kinds of the other layers")
         taken = [place for places in self.kind_at.values() for place in places]
@@ -344,21 +351,22 @@ class StackConfig(Component):
         return cost
 
     def cache_bytes_per_token(self) -> int:
-        return sum(2 * c.one["attention"].dims[3] * self.sequence.count(k) for k, c in self.variants.items() if "attention" in c.one)
+        return sum(c.one["attention"].cached * self.sequence.count(k) for k, c in self.variants.items() if "attention" in c.one)
 
     # ---- the module
 
     def layer_modules(self) -> list[Any]:
         block, scale = (load_symbol(f"vlmgraph.nn.block:{name}") for name in ("Block", "Scale"))
         made = []
-        for kind in self.sequence:
+        for i, kind in enumerate(self.sequence):
             config = self.variants[kind]
-            parts = {slot: layer.build() for slot, layer in config.one.items()}
+            placed = {slot: layer.at(i, self.layers) if hasattr(layer, "at") else layer for slot, layer in config.one.items()}
+            parts = {slot: layer.build() for slot, layer in placed.items()}
             norms = {slot.removeprefix("norms."): module for slot, module in parts.items() if slot.startswith("norms.")}
             branches = [slot for slot in parts if not slot.startswith("norms.")]
             scales = {b: scale(self.width, config.scale_init) for b in branches} if config.residual == "layer_scale" else None
             order = "pre" if config.order == "sandwich" else config.order
-            made.append(block(parts.get("attention"), parts["mlp"], norms, parts.get("cross"), order, scales))
+            made.append(block(parts.get("attention"), parts["mlp"], norms, parts.get("cross"), order, scales, config.factors))
         return made
 
     def stack_options(self) -> dict[str, Any]:

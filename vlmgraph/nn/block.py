@@ -12,7 +12,7 @@ from .cache import LayerCache
 from .mlp import Experts
 from .rope import Rotation
 
-ORDERS = ("pre", "post", "sub_post", "parallel")
+ORDERS = ("pre", "post", "sub_post", "parallel", "normed")
 
 
 class Scale(nn.Module):
@@ -53,7 +53,8 @@ class Block(nn.Module):
     `order` says where a branch's norm stands: "pre" x + f(norm x); "post" norm(x + f(x)); "sub_post" x + norm(f(x)) (EVA-02's CLIP-E,
     Swin v2); "parallel" x + attention(norm x) + mlp(norm x), with one norm where the MLP has none. With `order` "pre" a branch
     may have a second norm behind it, attention_out, cross_out or mlp_out (the sandwich). `norms` go by the names of their branches.
-    `scales` multiply a branch.
+    `scales` multiply a branch. "normed" is a * norm x + b * f(norm x), where `factors` give a and b of a branch, else 1 (MiniMax-01,
+    arXiv 2501.08313).
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Block(nn.Module):
         cross: CrossAttention | None = None,
         order: str = "pre",
         scales: Mapping[str, nn.Module] | None = None,
+        factors: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
         super().__init__()
         if order not in ORDERS:
@@ -72,6 +74,7 @@ class Block(nn.Module):
         self.norms = nn.ModuleDict(norms)
         self.attention, self.cross, self.mlp = attention, cross, mlp
         self.scales = nn.ModuleDict(scales or {})
+        self.factors = {branch: (factors or {}).get(branch, (1.0, 1.0)) for branch in norms} if order == "normed" else {}
 
     def forward(
         self,
@@ -105,6 +108,9 @@ class Block(nn.Module):
             return norm(x + self.scaled(name, f(x)))
         if self.order == "sub_post":
             return x + self.scaled(name, norm(f(x)))
+        if self.order == "normed":
+            x = norm(x)
+            return x * self.factors[name][0] + self.scaled(name, f(x)) * self.factors[name][1]
         y = f(norm(x))
         if f"{name}_out" in self.norms:
             y = self.norms[f"{name}_out"](y)

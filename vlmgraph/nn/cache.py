@@ -7,11 +7,17 @@ from torch import Tensor
 
 
 class LayerCache:
-    """Keys and values of one layer, [B, heads, past, head_dim] each."""
+    """Keys and values of one layer, [B, heads, past, head_dim] each; of linear attention the state that sums up the past."""
 
     def __init__(self) -> None:
         self.k: Tensor | None = None
         self.v: Tensor | None = None
+        self.state: Tensor | None = None
+        self.seen = 0
+
+    def keep(self, state: Tensor, new: int) -> None:
+        """The state [B, heads, head_dim, head_dim] after `new` more tokens."""
+        self.state, self.seen = state, self.seen + new
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Add new keys and values behind the past ones; returns all of them."""
@@ -35,7 +41,8 @@ class KVCache:
     @property
     def length(self) -> int:
         """Number of past tokens."""
-        return next((layer.k.shape[2] for layer in self.layers if layer.k is not None), 0)
+        kept = next((layer.k.shape[2] for layer in self.layers if layer.k is not None), 0)
+        return kept or max((layer.seen for layer in self.layers), default=0)
 
     def padding(self, mask: Tensor | None, batch: int, new: int, device: torch.device) -> Tensor | None:
         """The mask over past and new tokens, [B, past + new]. `mask` is that of all tokens or of the new ones; None: all real."""
@@ -55,5 +62,7 @@ class KVCache:
         for layer in self.layers:
             if layer.k is not None and layer.v is not None:
                 layer.k, layer.v = layer.k[rows], layer.v[rows]
+            if layer.state is not None:
+                layer.state = layer.state[rows]
         if self.mask is not None:
             self.mask = self.mask[rows]

@@ -42,6 +42,11 @@ class Heads(Layer):
         dim = self.head_dim or width // heads
         return width, dim, heads * dim, (self.kv_heads or heads) * dim
 
+    @property
+    def cached(self) -> int:
+        """Elements kept for every token while decoding."""
+        return 2 * self.dims[3]
+
     def norms(self) -> tuple[Any, Any]:
         """Configs of the norms of queries and of keys, or None twice."""
         if self.qk_norm is None:
