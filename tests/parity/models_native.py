@@ -76,3 +76,32 @@ def qwen2_5_vl_video_without_seconds() -> Any:
 def qwen2_5_vl_text_only_tied() -> Any:
     ids = base.tokens(2, 9, 3, 93)
     return qwen2_5_vl(tie=True), {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, ["logits"]
+
+
+def deepseek_vl(tower: dict[str, Any], tie: bool = True, **words: Any) -> Any:
+    import transformers as tf
+
+    config = tf.DeepseekVLConfig(
+        text_config=base.text(**words),
+        vision_config=tf.SiglipVisionConfig(**base.vision(**tower)),
+        image_token_id=95,
+        tie_word_embeddings=tie,
+    )
+    return base.filled(tf.DeepseekVLForConditionalGeneration(config))
+
+
+@case
+def deepseek_vl_two_images_left_padding() -> Any:
+    """No pooling head, as released; an untied head; two images in one row, one in the other, which is padded on the left."""
+    ids, mask = base.placed(base.tokens(2, 40, 3, 95), 95, (0, 2, 16), (0, 20, 16), (1, 1, 16)), torch.ones(2, 40, dtype=torch.long)
+    base.padded_left(ids, mask, 1, 7)
+    model = deepseek_vl({"vision_use_head": False}, tie=False)
+    return model, {"pixel_values": base.noise(3, 3, 32, 32), "input_ids": ids, "attention_mask": mask}, ["logits"]
+
+
+@case
+def deepseek_vl_with_pooling_head() -> Any:
+    """A pooling head in the file that nothing reads; pixels behind the last whole patch; other activations, all heads with own keys."""
+    ids = base.placed(base.tokens(1, 20, 3, 95), 95, (0, 2, 16))
+    model = deepseek_vl({"image_size": 35, "hidden_act": "relu"}, num_key_value_heads=5)
+    return model, {"pixel_values": base.noise(1, 3, 35, 35), "input_ids": ids}, ["logits"]

@@ -185,7 +185,7 @@ CLASSES = {
     "clip": "CLIPConfig", "clip_vision_model": "CLIPVisionConfig", "clip_text_model": "CLIPTextConfig", "llava": "LlavaConfig",
     "llama": "LlamaConfig",
     "opt": "OPTConfig", "blip-2": "Blip2Config", "blip_2_vision_model": "Blip2VisionConfig", "blip_2_qformer": "Blip2QFormerConfig",
-    "idefics": "IdeficsConfig", "qwen2_vl": "Qwen2VLConfig", "qwen2_5_vl": "Qwen2_5_VLConfig",
+    "idefics": "IdeficsConfig", "qwen2_vl": "Qwen2VLConfig", "qwen2_5_vl": "Qwen2_5_VLConfig", "deepseek_vl": "DeepseekVLConfig",
     "janus": "JanusConfig", "janus_vision_model": "JanusVisionConfig",
     "janus_vqgan": "JanusVQVAEConfig", "t5": "T5Config",
     "siglip": "SiglipConfig", "siglip_vision_model": "SiglipVisionConfig", "siglip_text_model": "SiglipTextConfig",
