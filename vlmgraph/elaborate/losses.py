@@ -38,7 +38,9 @@ def loss_value(end: Endpoint, label: Label | None, wiring: Wiring, code: str) ->
         return shown
     component = loss
     if end.path[1:]:
-        component = f"objective.{shown}"
+        component = f"{loss}_per_sample"
+        while component in wiring.configs.built:
+            component += "_"
         fields = {field: getattr(config, field) for field in config.model_fields_set}
         wiring.configs.built[component] = type(config)(**{**fields, "reduce": "sample"})
     ops = {id: id.removeprefix("objective.") for id in wiring.drafts if id.startswith(f"{loss}.")}
