@@ -1,4 +1,4 @@
-"""Image and text towers: SigLIP and what else pairs pictures with texts."""
+"""Image and text towers, and InstructBLIP, whose bridge reads the instruction."""
 
 from __future__ import annotations
 
@@ -58,3 +58,37 @@ def metaclip_2_small_end_token() -> Any:
         ids[row, at], ids[row, at + 1 :] = 2, 1
     ids[1, 6] = 2
     return base.filled(tf.MetaClip2Model(config)), {"pixel_values": base.noise(3, 3, 32, 32), "input_ids": ids}, SCORES
+
+
+def instructblip(words: Any, frequency: int = 2) -> Any:
+    """Two texts padded on different sides: the instruction of the bridge, and the decoder's."""
+    import transformers as tf
+
+    reader = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 36,
+              "encoder_hidden_size": 24, "cross_attention_frequency": frequency, "max_position_embeddings": 21}  # fmt: skip
+    config = tf.InstructBlipConfig(
+        vision_config=base.vision(), qformer_config=reader, text_config=words, num_query_tokens=5, image_token_index=96
+    )
+    ids, mask = base.placed(base.tokens(2, 14, 3, 96), 96, (0, 0, 5), (1, 0, 5)), torch.ones(2, 14, dtype=torch.long)
+    base.padded_left(ids, mask, 1, 3, pad=1)
+    asked = base.tokens(2, 8, 3, 50, seed=6)
+    seen = torch.ones_like(asked)
+    asked[0, 5:], seen[0, 5:] = 0, 0
+    inputs = {
+        "pixel_values": base.noise(2, 3, 32, 32), "input_ids": ids, "attention_mask": mask,
+        "qformer_input_ids": asked, "qformer_attention_mask": seen,
+    }  # fmt: skip
+    return base.filled(tf.InstructBlipForConditionalGeneration(config)), inputs, ["logits"]
+
+
+@case
+def instructblip_left_padding() -> Any:
+    return instructblip(base.text())
+
+
+@case
+def instructblip_opt() -> Any:
+    """Over BLIP-2's decoder; the queries read the image in every layer."""
+    words = {"model_type": "opt", "vocab_size": 97, "hidden_size": 40, "num_hidden_layers": 2, "ffn_dim": 68, "num_attention_heads": 5,
+             "max_position_embeddings": 64, "word_embed_proj_dim": 40}  # fmt: skip
+    return instructblip(words, frequency=1)

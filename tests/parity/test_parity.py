@@ -132,6 +132,8 @@ def test_janus_image_side(tmp_path: Path) -> None:
         "janus_deeper_aligner",
         "idefics_normed",
         "idefics_three_images",
+        "instructblip_left_padding",
+        "instructblip_opt",
         "paligemma_prefix_and_answer",
         "paligemma_2_window",
         "fuyu_two_sizes_left_padding",

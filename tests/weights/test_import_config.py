@@ -188,6 +188,7 @@ CLASSES = {
     "idefics": "IdeficsConfig", "qwen2_vl": "Qwen2VLConfig", "qwen2_5_vl": "Qwen2_5_VLConfig", "deepseek_vl": "DeepseekVLConfig",
     "janus": "JanusConfig", "janus_vision_model": "JanusVisionConfig",
     "janus_vqgan": "JanusVQVAEConfig", "t5": "T5Config",
+    "instructblip": "InstructBlipConfig", "instructblip_qformer": "InstructBlipQFormerConfig",
     "siglip": "SiglipConfig", "siglip_vision_model": "SiglipVisionConfig", "siglip_text_model": "SiglipTextConfig",
     "metaclip_2": "MetaClip2Config", "metaclip_2_vision_model": "MetaClip2VisionConfig", "metaclip_2_text_model": "MetaClip2TextConfig",
 }  # fmt: skip
@@ -202,6 +203,7 @@ OWN_DEFAULTS = {
     "llava": {"tie_word_embeddings"},  # where it is absent the text part decides
     "llama": {"num_key_value_heads", "head_dim", "rope_parameters.partial_rotary_factor"},  # the class works these out
     "opt": {"word_embed_proj_dim"},
+    "instructblip": {"image_token_index"},
     "siglip_text_model": {"projection_size"},
     # the class's are those of the first T5, whose blocks are others
     "t5": {"num_decoder_layers", "feed_forward_proj", "dense_act_fn", "is_gated_act", "scale_decoder_outputs"},
