@@ -82,6 +82,8 @@ def test_the_report_counts_newlines() -> None:
     rows = report(graph("fuyu-8b"), processor=vlmgraph.read_spec("fuyu-8b").data["processor"]).expected
     assert all(row.actual == row.expected for row in rows)
     assert {row.what: row.actual for row in rows}["visual_tokens 2160x3840"] == 2340
+    one = report(graph("fuyu-8b"), images=[(640, 480)], processor=vlmgraph.read_spec("fuyu-8b").data["processor"])
+    assert (one.dims["P"], one.dims["T"]) == (352, 368 + 64), "a prompt of 64 tokens behind the picture and its newlines"
 
 
 # ---- pictures

@@ -149,8 +149,9 @@ def _dims(
     found.update({k: v for k, v in given.items() if k not in lengths})
     values = {Symbol(k): Dim.of(v) for k, v in found.items()}
     visual = max((number(d, values) or 0 for d in tokens.values()), default=0) if _spliced(graph) else 0
+    ends = 0 if any(s.name in given for d in tokens.values() for s in d.symbols()) else row_ends(processor, *images[0])
     for symbol in dict.fromkeys(later):
-        found[symbol] = given.get(symbol, visual + PROMPT)
+        found[symbol] = given.get(symbol, visual + ends + PROMPT)
     return found | {k: v for k, v in given.items() if k not in found}
 
 
