@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,8 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.architectures.common import close, fresh, lively, meta, next_token_loss, padded, published, random_ids, trains
 from vlmgraph.components.layer.lightning import Lightning
 from vlmgraph.components.layer.moe import MixtureOfExperts
+from vlmgraph.diagnostics import DiagnosticError
 from vlmgraph.ir.dims import Dim
 from vlmgraph.nn.cache import KVCache, LayerCache
+from vlmgraph.weights.import_config import import_config
 
 SPEC = "minimax-text-01"
 
@@ -173,6 +178,32 @@ def test_decoding() -> None:
     for i in range(4):
         row = torch.cat([row, logits(input_ids=row)[:, -1:].argmax(-1)], 1)
         assert torch.equal(row[:, -1], made[:, i])
+
+
+@torch.no_grad()
+def test_decoding_a_padded_row() -> None:
+    """What is generated behind padding is what is generated without it."""
+    model, row = lively(SPEC), random_ids(1, 6)
+    other = random_ids(1, 10, seed=8)
+    ids, mask = padded(row, torch.ones_like(row), left=4)
+    options = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None}
+    alone = model.generate(input_ids=row, attention_mask=torch.ones_like(row), **options)[:, -5:]
+    both = {"input_ids": torch.cat([ids, other]), "attention_mask": torch.cat([mask, torch.ones_like(other)])}
+    assert torch.equal(model.generate(**both, **options)[:1, -5:], alone)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("sliding_window", 16), ("layer_types", ["window"]), ("hidden_act", "mish"), ("rope_scaling", {"rope_type": "yarn"})],
+)
+def test_what_is_not_computed_is_refused(tmp_path: Path, key: str, value: object) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"model_type": "minimax", key: value}))
+    with pytest.raises(DiagnosticError, match=key):
+        import_config(config)
+    config.write_text(json.dumps({"model_type": "minimax", "num_hidden_layers": 6}))
+    llm = import_config(config).spec["components"]["llm"]
+    assert llm["pattern"] == ["full_attention", "linear_attention"] and llm["head_dim"] == 128
 
 
 def test_training() -> None:

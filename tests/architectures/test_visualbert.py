@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
 from tests.architectures.common import changed, close, fresh, lively, meta, moved, noise, published, random_ids, trains
+from vlmgraph.diagnostics import DiagnosticError
 from vlmgraph.train.stage import begin
+from vlmgraph.weights.import_config import import_config
 
 WORDS, REGIONS = 6, 5
 
@@ -145,3 +150,10 @@ def test_question_answering() -> None:
     answers[0, :9] = 0
     wanted = (torch.special.xlogy(answers, answers) - answers * logits.log_softmax(-1)).sum() / 2
     close(model.programs["objective.vqa"](**inputs, answers=answers)["loss"], wanted)
+
+
+@pytest.mark.parametrize(("key", "value"), [("bypass_transformer", True), ("tie_word_embeddings", False), ("hidden_act", "mish")])
+def test_what_is_not_computed_is_refused(tmp_path: Path, key: str, value: object) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "visual_bert", key: value}))
+    with pytest.raises(DiagnosticError, match=key):
+        import_config(tmp_path / "config.json")
