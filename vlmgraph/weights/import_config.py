@@ -111,6 +111,8 @@ class _Import:
         self.found = Collector()
         self.spec: dict[str, Any] = {"vlmgraph": 1, "extends": family["extends"]}
         self.values: dict[str, Any] = {}
+        self.part = ""
+        """The part that is being written."""
 
     def run(self, config: Mapping[str, Any]) -> Imported:
         top = self.gather(config)
@@ -198,7 +200,7 @@ class _Import:
         self.found.add(Diagnostic(C.CONFIG_KEY, text, _place(self.path, key.split(".")), fix=fix))
 
     def apply(self, part: str, table: Mapping[str, Any], values: Mapping[str, Any], component: str) -> None:
-        scope = {**self.values, **values}
+        self.part, scope = part, {**self.values, **values}
         here = f"components.{component}" if component else ""
         for name, value in table.get("base", {}).items():
             self.put(f"{here}.{name}", value)
@@ -256,7 +258,8 @@ class _Import:
         try:
             return made(scope[key])
         except ValueError as error:
-            text = f"{self.path.name}: {key} = {_show(scope[key])} is not supported: {error}"
+            value, key = scope[key], f"{self.part}.{key}" if f"{self.part}.{key}" in self.values else key
+            text = f"{self.path.name}: {key} = {_show(value)} is not supported: {error}"
             raise DiagnosticError(Diagnostic(C.CONFIG_VALUE, text, _place(self.path, key.split(".")))) from None
 
     def product(self, text: str, scope: Mapping[str, Any]) -> Any:
@@ -290,12 +293,19 @@ def _side(sides: list[Any]) -> Any:
     return sides[0]
 
 
+def _root(number: Any) -> float:
+    """The square root of a number above zero. Raises ValueError."""
+    if not number > 0:
+        raise ValueError("it is not above zero")
+    return math.sqrt(number)
+
+
 _MADE: dict[str, Callable[[Any], Any]] = {
     "halvings": lambda levels: 2 ** (len(levels) - 1),
     "cycle": _cycle,
     "side": _side,
-    "sqrt": math.sqrt,
-    "rsqrt": lambda number: number**-0.5,
+    "sqrt": _root,
+    "rsqrt": lambda number: 1 / _root(number),
 }
 
 
@@ -328,6 +338,8 @@ def _kind(key: str, table: Mapping[str, Any]) -> str:
         return "true or false"
     if isinstance(example, list) and example and isinstance(example[0], str):
         return "a list of texts"
+    if isinstance(example, list) and example and isinstance(example[0], list):
+        return "a list of lists of whole numbers"
     return {int: "a whole number", float: "a number", str: "a text", list: "a list of whole numbers"}[type(example)]
 
 
@@ -336,6 +348,8 @@ def _is(value: Any, kind: str) -> bool:
         return isinstance(value, bool) and kind == "true or false"
     if kind == "a list of whole numbers":
         return isinstance(value, list) and bool(value) and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
+    if kind == "a list of lists of whole numbers":
+        return isinstance(value, list) and bool(value) and all(_is(v, "a list of whole numbers") for v in value)
     if kind == "a list of texts":
         return isinstance(value, list) and bool(value) and all(isinstance(v, str) for v in value)
     if kind == "a text":
