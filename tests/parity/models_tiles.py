@@ -99,3 +99,40 @@ def llava_qwen2() -> Any:
     """Qwen2 behind LLaVA's projector."""
     ids = base.placed(base.tokens(1, 20, 3, 95), 95, (0, 2, 16))
     return base.llava(ids, torch.ones_like(ids), 1, {"model_type": "qwen2"})
+
+
+def llava_next(views: int, sizes: list[list[int]], ids: Tensor, mask: Tensor, words: dict[str, Any], **fields: Any) -> Any:
+    import transformers as tf
+
+    config = tf.LlavaNextConfig(
+        vision_config=tf.CLIPVisionConfig(**base.vision()), text_config=base.text(**words), image_token_index=95,
+        image_grid_pinpoints=[[32, 64], [64, 32], [64, 64], [96, 32]], **fields,
+    )  # fmt: skip
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    if sizes:
+        inputs |= {"pixel_values": base.noise(len(sizes), views, 3, 32, 32), "image_sizes": torch.tensor(sizes)}
+    return base.filled(tf.LlavaNextForConditionalGeneration(config)), inputs, ["logits"]
+
+
+@case
+def llava_next_three_sizes_left_padding() -> Any:
+    """A wide, a tall and a square picture over two rows: margins at the sides, above and below, none; 2 to 4 tiles, padded views."""
+    ids, mask = base.tokens(2, 112, 3, 95), torch.ones(2, 112, dtype=torch.long)
+    counts = [16 + 2 * 9, 16 + 12 * 3, 16 + 8 * 9]  # maps of 2 x 8 (of 4 x 8), 12 x 2 (of 12 x 4) and 8 x 8 patches with a newline a row
+    base.placed(ids, 95, (0, 1, counts[0]), (0, 40, counts[1]), (1, 1, counts[2]))
+    base.padded_left(ids, mask, 1, 9)
+    return llava_next(5, [[10, 40], [90, 20], [70, 70]], ids, mask, {"model_type": "mistral", "head_dim": 12, "sliding_window": None})
+
+
+@case
+def llava_next_earlier_layer_tied() -> Any:
+    """Another layer, another activation, no biases in the projector, one table."""
+    ids = base.placed(base.tokens(1, 60, 3, 95), 95, (0, 2, 16 + 4 * 9))
+    tied = {"vision_feature_layer": -1, "projector_hidden_act": "relu", "multimodal_projector_bias": False, "tie_word_embeddings": True}
+    return llava_next(3, [[32, 64]], ids, torch.ones_like(ids), {}, **tied)
+
+
+@case
+def llava_next_text_only() -> Any:
+    ids = base.tokens(2, 9, 3, 95)
+    return llava_next(0, [], ids, torch.ones_like(ids), {"model_type": "qwen2"})

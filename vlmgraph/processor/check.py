@@ -14,7 +14,7 @@ from ..diagnostics.core import Collector, Diagnostic, Label, Span
 from ..ir.types import Type
 from ..plugins import PluginError, registry
 from . import problems
-from .config import KINDS, Boxes, Image, Native, Packed, Padded, Pixels, Text, Tiles
+from .config import KINDS, AnyResolution, Boxes, Image, Native, Packed, Padded, Pixels, Text, Tiles
 
 if TYPE_CHECKING:
     from ..ir.graph import Graph
@@ -166,7 +166,7 @@ def _sized(name: str, config: Pixels, type_: Type | None, fault: Fault) -> Pixel
             fix = f"change patch{' or temporal' if native else ''}, or the input"
             fault((name,), f"makes patches of {made} values, the input is {type_}", fix, problems.SIZE)
         return config
-    if not isinstance(config, (Image, Tiles)):
+    if not isinstance(config, (Image, Tiles, AnyResolution)):
         return config
     tall, wide = (d.constant for d in type_.dims[-2:]) if type_ and len(type_.dims) > 2 else (None, None)
     if config.size is None:

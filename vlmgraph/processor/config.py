@@ -247,6 +247,26 @@ class Tiles(Pixels, name="processor.tiles"):
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 
 
+class AnyResolution(Pixels, name="processor.any_resolution"):
+    """Pictures as a base view and tiles: `[I, M, 3, H, W]` (LLaVA-NeXT). `gives`: `sizes`, the original (height, width) `[I, 2]`.
+
+    A picture goes into the middle of the canvas that shows most of its pixels, filled up with black, which is cut into tiles.
+    """
+
+    module: ClassVar[str] = "vlmgraph.processor.any_resolution:any_resolution"
+    gives: ClassVar[tuple[str, ...]] = ("sizes",)
+
+    size: Side | tuple[Side, Side] | None = None
+    """Of a view: a square's side, or (height, width). None: what the input of the model says."""
+    canvases: tuple[tuple[Side, Side], ...] = Field(min_length=1)
+    """(height, width), whole tiles."""
+
+    def hw(self) -> tuple[int, int]:
+        """(height, width), once the size is known."""
+        assert self.size is not None
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+
 class Place(BaseModel):
     """What a placeholder expands to: as many copies as `node` has tokens for that picture, or a fixed number."""
 
@@ -356,4 +376,4 @@ class Boxes(Config, name="processor.boxes"):
         return self
 
 
-KINDS: dict[str, type[Config]] = {c.kind: c for c in (Image, Native, Frames, Patches, Padded, Tiles, Text, Chat, Boxes)}
+KINDS: dict[str, type[Config]] = {c.kind: c for c in (Image, Native, Frames, Patches, Padded, Tiles, AnyResolution, Text, Chat, Boxes)}

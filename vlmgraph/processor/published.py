@@ -14,6 +14,7 @@ FILES = {
     "processor.image": ("preprocessor_config.json", "image_processor"),
     "processor.native": ("preprocessor_config.json", "image_processor"),
     "processor.patches": ("preprocessor_config.json", "image_processor"),
+    "processor.any_resolution": ("preprocessor_config.json", "image_processor"),
     "processor.tiles": ("preprocessor_config.json", "image_processor"),
     "processor.padded": ("preprocessor_config.json", "image_processor"),
     "processor.frames": ("video_preprocessor_config.json", "video_processor"),
@@ -143,7 +144,7 @@ class _Read:
             fields["pad"] = list(colour) if isinstance(colour, (list, tuple)) else colour
         rest = {
             "processor.image": self.fitting, "processor.patches": self.shrinking, "processor.padded": self.longest,
-            "processor.tiles": self.tiling,
+            "processor.tiles": self.tiling, "processor.any_resolution": self.canvases,
         }  # fmt: skip
         rest.get(self.base["type"], self.budget)(fields)
         for key in sorted(self.left):
@@ -169,6 +170,24 @@ class _Read:
                     fields[field] = size[key]
         elif size is not None:
             self.refuse("size", "is no area")
+
+    def canvases(self, fields: dict[str, Any]) -> None:
+        """The size of a view, and the canvases."""
+        size, crop = self.take("size"), _sides(self.take("crop_size"))
+        sides = _sides(size)
+        square = (sides, sides) if isinstance(sides, int) else sides
+        if square is not None:
+            fields["size"] = _one(square)
+        elif size is not None:
+            self.refuse("size", "is no size that is understood")
+        if crop is not None and square is not None and crop != square:
+            self.refuse("crop_size", f"differs from the size, which is {list(square)}")
+        self.take("do_center_crop")
+        if self.take("do_pad", True) is False:
+            self.refuse("do_pad", "is not supported: views of several pictures stand in one array")
+        canvases = self.take("image_grid_pinpoints")
+        if canvases is not None:
+            fields["canvases"] = canvases
 
     def tiling(self, fields: dict[str, Any]) -> None:
         """The size of a tile. Whether pictures are cut at all is said at each call of the published processor, which cuts them."""

@@ -167,6 +167,10 @@ def _image(graph: Graph, tokens: Mapping[str, Dim], size: tuple[int, int], proce
     symbols = {s.name for t in graph.inputs.values() if t.kind == "patches" and len(t.dims) > 1 for s in t.dims[-2].symbols()}
     flexible = {s for dim in tokens.values() for s in dim.symbols() if s.flexible}  # packed by a node
     patches = patch_count(processor, *size)
+    if patches is None and flexible:
+        patches = next(
+            (n[0] for node in graph.nodes if node.op == CALL and (n := graph.config(node).lengths({"sizes": [size[::-1]]}))), None
+        )
     values = {Symbol(name): Dim.of(patches) for name in symbols} | dict.fromkeys(flexible, Dim.of(patches)) if patches else {}
     ends, counts = row_ends(processor, *size), {name: number(dim, values) for name, dim in tokens.items()}
     return {"width": size[0], "height": size[1], "tokens": {name: n and n + ends for name, n in counts.items()}}
