@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import vlmgraph
-from tests.architectures.common import close, graph, lively, noise, published, spec
+from tests.architectures.common import close, fresh, graph, lively, noise, placed, published, random_ids, spec
 from vlmgraph.api import elaborate
 from vlmgraph.diagnostics import DiagnosticError
 from vlmgraph.lower.model import CompiledModel
@@ -25,6 +25,7 @@ from vlmgraph.processor.config import Native
 from vlmgraph.processor.model import model_processor
 from vlmgraph.processor.native import patches
 from vlmgraph.report.measure import report
+from vlmgraph.train.stage import begin
 from vlmgraph.weights.import_config import import_config
 
 RULES = ("segments", "window_2d")
@@ -210,3 +211,24 @@ def test_the_processor_says_how_long_a_step_is() -> None:
     out = processor.ask("What?", videos=[Video([frame] * 48, fps=8.0), Video([frame] * 4), Video([frame] * 2, fps=0.5)])
     assert out["second_per_grid_ts"].tolist() == [1.0, 1.0, 4.0]  # two of two a second; taken for that; all of one every other second
     assert "second_per_grid_ts" not in processor.ask("What?", images=[frame])
+
+
+# ---- preferences
+
+
+def test_preferences_train_all_but_the_tower() -> None:
+    """A policy that is its own reference is at log 2; copies have no parameters that train and count nowhere."""
+    own = fresh("qwen2.5-vl", variant="dpo")
+    names = set(begin(own, "dpo"))
+    pixels, grid = packed(noise(2, 3, 56, 56))
+    batch: dict[str, Tensor] = {}
+    for name, seed in (("chosen", 1), ("rejected", 2)):
+        ids = placed(random_ids(1, 12, seed=seed), 305, (0, 2, 4))
+        batch |= {f"{name}_input_ids": ids, f"{name}_labels": ids, f"{name}_pixel_values": pixels, f"{name}_image_grid_thw": grid}
+    loss = own.programs["objective.dpo"](**batch)["loss"]
+    close(loss.detach(), torch.tensor(2.0).log(), 1e-6)
+    loss.backward()
+    assert {n for n, p in own.named_parameters() if p.grad is not None} == names
+    assert {n.partition(".")[0] for n in names} == {"visual", "embed", "llm", "head"} and not any(
+        n.startswith("visual.vision") for n in names
+    )

@@ -40,7 +40,7 @@ def qwen2_5_vl(tower: dict[str, Any] | None = None, tie: bool = False) -> Any:
 
 @case
 def qwen2_5_vl_images_and_video() -> Any:
-    """Two images with windows cut off at the border and a video of 0.7 s a step over two rows, the shorter padded on the left.
+    """Two images with windows cut off at the border and a video of 0.9 s a step over two rows, the shorter padded on the left.
 
     The video's last frame stands no farther than its longer side: behind longer ones transformers leaves fewer positions than the
     original code, whose rule the weights were trained with.
@@ -55,7 +55,7 @@ def qwen2_5_vl_images_and_video() -> Any:
         "input_ids": ids, "attention_mask": mask, "mm_token_type_ids": base.kinds(ids),
         "pixel_values": base.noise(60 + 16, patch), "image_grid_thw": torch.tensor([[1, 6, 10], [1, 4, 4]]),
         "pixel_values_videos": base.noise(3 * 32, patch, seed=7), "video_grid_thw": torch.tensor([[3, 4, 8]]),
-        "second_per_grid_ts": torch.tensor([0.7]),
+        "second_per_grid_ts": torch.tensor([0.9]),
     }, ["logits"]  # fmt: skip
 
 
