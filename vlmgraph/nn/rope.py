@@ -103,10 +103,12 @@ class RoPE2D(nn.Module):
         self.dim, self.theta, self.split = dim, theta, split
 
     def forward(self, positions: Tensor) -> Rotation:
-        down = across = frequencies(self.dim // 2, self.theta, positions.device)
         if self.split == "alternate":
             whole = frequencies(self.dim, self.theta, positions.device)
             down, across = whole[0::2], whole[1::2]
+        else:
+            down = frequencies(self.dim // 2, self.theta, positions.device)
+            across = down
         row, column = positions[..., None].float().unbind(0)
         return rotation(torch.cat([row * down, column * across], dim=-1))
 

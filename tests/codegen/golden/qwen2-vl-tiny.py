@@ -71,35 +71,22 @@ def frequencies(dim: int, theta: float, device: torch.device) -> Tensor:
     return 1.0 / theta**(torch.arange(0, dim, 2, dtype=torch.int64, device=device).float() / dim)
 
 
-def rotation(angles: Tensor, interleaved: bool = False) -> Rotation:
-    """Angles [..., d / 2] of the pairs → cos and sin [..., d]: pairs are (i, i + d / 2), or (2i, 2i + 1) if
-    interleaved.
-    """
-    angles = angles.repeat_interleave(2, -1) if interleaved else torch.cat([angles, angles], dim=-1)
+def rotation(angles: Tensor) -> Rotation:
+    angles = torch.cat([angles, angles], dim=-1)
     return angles.cos(), angles.sin()
 
 
 class RoPE2D(nn.Module):
     """Rows [2, B, N]: half of the pairs of a head turn with the row of a patch, half with its column.
 
-    split "shared": both halves have the frequencies of a head half as wide (Qwen2-VL vision tower). "alternate": of the
-    frequencies of the whole head the even ones go to the row, the odd ones to the column (Pixtral, arXiv 2410.07073,
-    section 2.1).
+    "alternate": of the frequencies of the whole head the even ones go to the row, the odd ones to the column (Pixtral,
+    arXiv 2410.07073, section 2.1).
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.dim = 8
-        self.theta = 10000.0
-        self.split = "shared"
-
     def forward(self, positions: Tensor) -> Rotation:
-        down = across = frequencies(self.dim // 2, self.theta, positions.device)
-        if self.split == "alternate":
-            whole = frequencies(self.dim, self.theta, positions.device)
-            down, across = whole[0::2], whole[1::2]
+        down = frequencies(4, 10000.0, positions.device)
         row, column = positions[..., None].float().unbind(0)
-        return rotation(torch.cat([row * down, column * across], dim=-1))
+        return rotation(torch.cat([row * down, column * down], dim=-1))
 
 
 class LinearPatch(nn.Module):
@@ -390,15 +377,6 @@ class MropePositions(nn.Module):
         return [time, rank % area // columns, rank % columns], rank == counts[item] - 1, largest[item]
 
 
-def rope_rotation(angles: Tensor) -> Rotation:
-    angles = torch.cat([angles, angles], dim=-1)
-    return angles.cos(), angles.sin()
-
-
-def rope_frequencies(device: torch.device) -> Tensor:
-    return 1.0 / 1000000.0**(torch.arange(0, 12, 2, dtype=torch.int64, device=device).float() / 12)
-
-
 class MRoPE(nn.Module):
     """Three positions a token: frequencies are dealt out to time, height and width (Qwen2-VL, arXiv 2409.12191, section
     2.1).
@@ -406,8 +384,8 @@ class MRoPE(nn.Module):
 
     def forward(self, positions: Tensor) -> Rotation:
         """[3, B, N], or [B, N] where all three are equal."""
-        angles = (positions[..., None].float() * rope_frequencies(positions.device)).split((2, 2, 2), dim=-1)
-        return rope_rotation(torch.cat([part[i] for i, part in enumerate(angles)], dim=-1))
+        angles = (positions[..., None].float() * frequencies(12, 1000000.0, positions.device)).split((2, 2, 2), dim=-1)
+        return rotation(torch.cat([part[i] for i, part in enumerate(angles)], dim=-1))
 
 
 class RMSNorm(nn.Module):
