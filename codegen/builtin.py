@@ -28,7 +28,7 @@ from .abstract import (
 )  # fmt: skip
 from .containers import Containers
 from .frames import Frame
-from .knowledge import attempted, is_loose
+from .knowledge import attempted, holds_none, is_loose
 from .stand import Stand
 from .trees import attribute
 from .units import (
@@ -104,6 +104,8 @@ class Builtins(Containers):
         sample = UNKNOWN
         if UNKNOWN not in map(id_or, (*given, *named.values())):
             sample = attempted(lambda: found(*given, **named))
+        if isinstance(sample, (dict, list, tuple)) and any(map(holds_none, (*args, *keywords.values()))):
+            sample = UNKNOWN  # which of its parts may be None is not known
         return Dynamic(tree, sample, loose=is_loose(*args))
 
     def call_len(self, args: list[Value], keywords: Any, target: Py, frame: Frame) -> Value | None:
@@ -162,7 +164,12 @@ class Builtins(Containers):
     def call_dict(self, args: list[Value], keywords: Any, target: Py, frame: Frame) -> Value | None:
         if not args:
             return Table(dict(keywords), frame.depth)
-        return Table(dict(args[0].items), frame.depth) if isinstance(args[0], Table) else None
+        if isinstance(args[0], Table):
+            return Table(dict(args[0].items), frame.depth)
+        pairs = self.iterated(args[0])
+        if pairs is None or not all(isinstance(p, Seq) and len(p.items) == 2 and known(p.items[0]) for p in pairs):
+            return None
+        return Table({unwrapped(p.items[0]): p.items[1] for p in pairs}, frame.depth)  # type: ignore[attr-defined]
 
     def call_range(self, args: list[Value], keywords: Any, target: Py, frame: Frame) -> Value | None:
         if not all(isinstance(a, Known) for a in args):

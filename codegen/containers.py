@@ -81,6 +81,8 @@ class Containers(Evaluator):
         if isinstance(value, Known) and isinstance(index, Known):
             return plain(value.value[index.value])
         tree = index.tree if isinstance(index, Py) else index.lift()
+        if isinstance(value, Dynamic) and (isinstance(value.sample, (dict, list)) or (known(index) and isinstance(unwrapped(index), str))):
+            return Dynamic(item(value.lift(), tree), none=True)  # of a container it is not known which parts may be None
         sample = (
             self.sampled(lambda a, b: a[b], value, index) if not isinstance(index, Py) else self.sampled(lambda a: a[index.object], value)
         )

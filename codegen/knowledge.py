@@ -12,7 +12,9 @@ from .abstract import (
     UNKNOWN,
     Dynamic,
     Known,
+    Over,
     Seq,
+    Table,
     Value,
 )  # fmt: skip
 from .stand import Stand, Standing
@@ -64,6 +66,13 @@ def is_loose(*values: Value) -> bool:
 
 def may_be_none(value: Value) -> bool:
     return bool(getattr(value, "none", False)) or (isinstance(value, Known) and value.value is None)
+
+
+def holds_none(value: Value) -> bool:
+    """Whether a value may be None, or one that it holds."""
+    inner = value.items.values() if isinstance(value, Table) else value.items if isinstance(value, Seq) else ()
+    inner = value.elements if isinstance(value, Over) else inner
+    return may_be_none(value) or any(getattr(value, "nones", ())) or any(map(holds_none, inner))
 
 
 def alike(a: Any, b: Any) -> bool:

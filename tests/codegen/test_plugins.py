@@ -92,6 +92,25 @@ MODULES = {
                 return self.proj(x) + self.table.sum()
         """,
 }
+OPTIONAL = """
+        import torch
+        from torch import nn
+
+        class Part(nn.Module):
+            def __init__(self, d_in, d_out):
+                super().__init__()
+                self.names = ("x", "more")
+                self.proj = nn.Linear(d_in, d_out)
+
+            def forward(self, x, more=None):
+                values = dict(%s)
+                if values["more"] is not None:
+                    return self.proj(values["x"] + values["more"])
+                return self.proj(values["x"])
+        """
+# an optional input inside a container: followed, and as something that is not
+MODULES["zipped"] = OPTIONAL % "zip(self.names, (x, more))"
+MODULES["spread"] = OPTIONAL % "[*zip(self.names, (x, more))]"
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +126,7 @@ def parts(tmp_path_factory):
         declared.append(
             f"class {name.title()}(Connector, name='connector.{name}'):\n"
             "    d_in: int | None = None\n    d_out: int | None = None\n"
-            "    ports = Ports(x=tokens['B', 'N', 'd_in'], returns=tokens['B', 'N', 'd_out'])\n"
+            "    ports = Ports(x=tokens['B', 'N', 'd_in'], more=tokens['B', 'N', 'd_in'].optional_, returns=tokens['B', 'N', 'd_out'])\n"
             f"    module = 'odd_parts.{name}:Part'\n"
             "    def parameters(self):\n        return {'proj': (self.d_in or 0) * (self.d_out or 0) + (self.d_out or 0)}\n"
         )
@@ -135,6 +154,23 @@ def test_a_class_that_is_not_followed_is_copied_whole(parts, tmp_path):
     image, ids = torch.randn(2, 3, 42, 42), torch.tensor([[5, *[300] * 9, 6], [7, *[300] * 9, 8]])
     spec = vlmgraph.read_spec(spec_with("whole"), size="tiny")
     common.recorded(spec, tmp_path, [("encode_image", {"pixel_values": image}), ("forward", {"pixel_values": image, "input_ids": ids})])
+    assert common.isolated([tmp_path]) == [[]]
+
+
+@pytest.mark.parametrize("part", ["zipped", "spread"])
+def test_an_optional_input_in_a_container_stays_optional(part, parts, tmp_path):
+    spec = vlmgraph.read_spec(
+        {
+            "vlmgraph": 1,
+            "inputs": {"a": "tokens[B, N, 8]", "b": "tokens[B, N, 8]?"},
+            "outputs": {"y": "tokens[B, N, 4]"},
+            "components": {"part": {"type": f"connector.{part}"}},
+            "graph": {"edges": ["a -> part", "b -> part.more", "part -> y"]},
+            "programs": {"forward": {"outputs": ["y"]}},
+        }
+    )
+    a, b = torch.randn(2, 3, 8), torch.randn(2, 3, 8)
+    common.recorded(spec, tmp_path, [("forward", {"a": a, "b": b}), ("forward", {"a": a})])
     assert common.isolated([tmp_path]) == [[]]
 
 
