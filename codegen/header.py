@@ -17,7 +17,9 @@ def module_doc(model: CompiledModel, left_out: Sequence[str], unused: Sequence[s
     spec = model.spec
     told = spec.data.get("model", {})
     about = told if isinstance(told, dict) else {}
-    lines = [f"{model.graph.name}, written by vlmgraph as plain PyTorch.", ""]
+    lines = [f"{model.graph.name}, written by vlmgraph as plain PyTorch."]
+    if about.get("summary") or papers(about.get("paper")):
+        lines += [""]
     if about.get("summary"):
         lines += [str(about["summary"])]
     if papers(about.get("paper")):
