@@ -77,17 +77,6 @@ def parse_edge(text: str) -> Chain:
     return _Parser(text).chain()
 
 
-def parse_tie(text: str) -> tuple[Endpoint, Endpoint]:
-    """Read `head.weight = embed.weight`: two parameters that are one. Raises EdgeError with the offset of the fault."""
-    parser = _Parser(text)
-    left = parser.endpoint()
-    parser.take("=")
-    right = parser.endpoint()
-    if parser.peek():
-        raise EdgeError(f"unexpected {parser.peek()!r}", parser.offset())
-    return left, right
-
-
 def _blank(text: str, at: int) -> int:
     while at < len(text) and text[at].isspace():
         at += 1

@@ -303,10 +303,3 @@ TABLES = tuple(SpecModel.model_fields)
 """Names of the top level."""
 NAMED = ("components", "nodes", "blocks", "programs", "objectives", "stages", "inputs", "outputs")
 """Tables whose entries are declared by name: changing one means that it is there."""
-
-
-def json_schema() -> dict[str, Any]:
-    """The structure of specs as JSON Schema draft-07, every definition in place. `vlmgraph.spec.schema` adds the components."""
-    from .schema import structure
-
-    return structure()
