@@ -9,7 +9,7 @@ from typing import ClassVar
 from pydantic import ValidationError
 
 from ..components.base import Component, Ports
-from ..diagnostics import Collector, Diagnostic, Label
+from ..diagnostics import Collector, Diagnostic
 from ..diagnostics import codes as C
 from ..ir.dims import Dim, DimError, Symbol
 from ..ir.graph import CALL, FOLD, JOIN, SLICE, UNFOLD, Entry, Graph, Node, Source
@@ -18,6 +18,7 @@ from ..ir.types import COMPATIBLE, Type
 from ..ir.unify import Conflict, Unifier
 from ..plugins import fault
 from .base import Pass
+from .findings import Findings
 
 POLYMORPHIC = frozenset({"tokens", "embedding", "patches", "map", "regions", "logits", "scores"})
 """Kinds that a port with leading `...` takes alike; its output keeps the kind that came in."""
@@ -51,10 +52,7 @@ def batch_dims(inputs: Mapping[str, Type]) -> tuple[Symbol, ...]:
 
 
 @dataclass
-class _Inference:
-    graph: Graph
-    found: Collector
-    unifier: Unifier
+class _Inference(Findings):
     types: dict[str, Type] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
     unknown: set[str] = field(default_factory=set)
@@ -232,7 +230,8 @@ class _Inference:
                 if not good and shape.kind in ("image", "video") and i == len(dims) - 1:
                     continue  # a picture too high and too wide is of the wrong size once
                 good = False
-                self.dim_report(node, port, value, type_, shape, i - len(dims), conflict)
+                ported = replace(shape, dims=self.ports(node, self.graph.config(node))[1].inputs[port].dims)
+                self.dim_report(node, port, value, type_, shape, ported, i - len(dims), conflict)
             except DimError as error:
                 good = False
                 self.edge_report(C.NOT_DIVISIBLE, node, port, value, f"{node.id}: {error}")
@@ -468,80 +467,8 @@ class _Inference:
             self.report(C.INVALID_FIELD, f"{id} with inferred {shown}: {detail}", f"component:{id}")
             return config
 
-    def value(self, dim: Dim) -> Dim:
-        try:
-            return self.unifier.value(dim)
-        except DimError:
-            return dim  # reported where it arose
-
-    def final(self, type_: Type) -> Type:
-        return replace(type_, dims=tuple(self.value(d) for d in type_.dims))
-
     def resolved(self, given: Mapping[str, Type | tuple[Type, ...]]) -> dict[str, Type | tuple[Type, ...]]:
         return {p: self.final(t) if isinstance(t, Type) else tuple(self.final(x) for x in t) for p, t in given.items()}
-
-    # ---- words
-
-    def shown(self, type_: Type) -> str:
-        """A type with private symbols shortened to their last name."""
-        final = self.final(type_)
-        names = {s: Dim.of(Symbol(s.name.rpartition(".")[2])) for d in final.dims for s in d.symbols() if s.flexible}
-        return str(final.substitute(names))
-
-    def label(self, key: str, text: str = "") -> Label | None:
-        label = self.graph.labels.get(key)
-        return replace(label, text=text) if label and text else label
-
-    def report(self, code: str, message: str, key: str, other: str = "", fix: str | None = None, notes: tuple[str, ...] = ()) -> None:
-        second = self.label(other, "the other party") if other else None
-        self.found.add(Diagnostic(code, message, self.label(key), (second,) if second else (), notes, fix))
-
-    def edge_report(
-        self, code: str, node: Node, port: str, value: str, message: str, notes: tuple[str, ...] = (), axis: int | None = None
-    ) -> None:
-        """A finding about an edge, with both of its ends: where the fields are set that `axis` follows from, else the declarations."""
-        edge = self.label(f"edge:{node.id}.{port}") or self.label(f"node:{node.id}")
-        producer = value.split(".hidden.")[0].split("[")[0].split(".folded")[0]
-        source = next((n for n in self.graph.nodes if n.id == producer), None)
-        others = [
-            self.set_here(source, value, axis)
-            or self.label(f"input:{producer}", f"{producer} is declared here")
-            or self.label(f"node:{producer}", f"{producer} comes from here"),
-            self.set_here(node, port, axis) or self.label(f"component:{node.component}", f"{node.id} is declared here"),
-        ]
-        self.found.add(Diagnostic(code, message, edge, tuple(o for o in others if o and o != edge), notes))
-
-    def set_here(self, node: Node | None, name: str, axis: int | None) -> Label | None:
-        """The place of a field that a dim of a node's port (or of the value `name` of it) follows from."""
-        if node is None or axis is None or node.op != CALL:
-            return None
-        ports = self.graph.config(node).signature(node.facet)
-        outputs = {node.value(port): ports.outputs.get(port) for port in node.outputs}
-        type_ = ports.inputs.get(name) or outputs.get(name)
-        if type_ is None or -axis > len(type_.dims):
-            return None
-        fields = [s.name for s in type_.dims[axis].symbols()]
-        labels = [self.label(f"field:{node.component}.{f}", f"{node.component}.{f} is set here") for f in fields]
-        return next((label for label in labels if label), None)
-
-    def dim_report(self, node: Node, port: str, value: str, type_: Type, shape: Type, axis: int, conflict: Conflict) -> None:
-        """Name the dim that disagrees and say both numbers with both parties."""
-        want, have = (self.shown(Type("tokens", (d,)))[7:-1] for d in (conflict.left, conflict.right))
-        name = str(shape.dims[axis])
-        if shape.kind in ("image", "video") and axis in (-1, -2):
-            code, what = C.WRONG_IMAGE_SIZE, "pixels " + ("wide" if axis == -1 else "high")
-        elif shape.kind in ("tokens", "embedding", "patches", "regions") and axis == -1:
-            code, what = C.WRONG_WIDTH, "wide"
-        elif shape.kind == "tokens" and axis == -2:
-            code, what = C.WRONG_TOKEN_COUNT, "tokens long"
-        else:
-            code, what = C.WRONG_DIM, f"in dim {name}"
-        message = f"{value} is {have} {what}, but {node.id}.{port} is {want}"
-        notes = (
-            f"{value}: {self.shown(type_)}",
-            f"{node.id}.{port}: {self.shown(replace(shape, dims=self.ports(node, self.graph.config(node))[1].inputs[port].dims))}",
-        )
-        self.edge_report(code, node, port, value, message, notes, axis)
 
 
 def _product(dims: tuple[Dim, ...]) -> Dim:
