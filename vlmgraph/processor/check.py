@@ -14,7 +14,9 @@ from ..diagnostics.core import Collector, Diagnostic, Label, Span
 from ..ir.types import Type
 from ..plugins import PluginError, registry
 from . import problems
-from .config import KINDS, AnyResolution, Boxes, Image, Native, Packed, Padded, Pixels, Text, Tiles
+from .config import AnyResolution, Boxes, Image, Native, Packed, Padded, Pixels, Place, Text, Tiles
+from .kinds import KINDS
+from .split_config import Split
 
 if TYPE_CHECKING:
     from ..ir.graph import Graph
@@ -89,6 +91,9 @@ def read_tables(
             own = entries.media_of(text, token)
             if place.row_end is not None and own is not None and not _rows(entries.media[own]):
                 fault((name, "place", token), f"`{own}` gives no grid whose rows could end", f'also = {{ INPUT = "grid" }} of {own}')
+            if place.expand is not None and own is not None and not _ends_whole(place, entries.media[own]):
+                fix = "take processor.split, and write the whole picture in `end`: it is the last entry"
+                fault((name, "place", token, "expand"), f"`{own}` is not cut into what this writes", fix)
             if isinstance(place.node, str):
                 _known(place.node, (name, "place", token), "node", nodes, fault)
     return entries, tuple(found.found)
@@ -97,6 +102,11 @@ def read_tables(
 def _rows(config: Pixels) -> bool:
     """Whether the entry says how many rows of patches a picture has."""
     return ("sizes" if isinstance(config, Padded) else "grid") in config.also.values()
+
+
+def _ends_whole(place: Place, config: Pixels) -> bool:
+    """Whether the entry's pictures are cut, and what is written of one ends with the whole picture."""
+    return isinstance(config, Split) and place.expand is not None and "{tokens}" in place.expand.end
 
 
 def spec_faults(spec: Spec, graph: Graph, whole: bool = True) -> list[Diagnostic]:
@@ -166,7 +176,7 @@ def _sized(name: str, config: Pixels, type_: Type | None, fault: Fault) -> Pixel
             fix = f"change patch{' or temporal' if native else ''}, or the input"
             fault((name,), f"makes patches of {made} values, the input is {type_}", fix, problems.SIZE)
         return config
-    if not isinstance(config, (Image, Tiles, AnyResolution)):
+    if not isinstance(config, (Image, Tiles, Split, AnyResolution)):
         return config
     tall, wide = (d.constant for d in type_.dims[-2:]) if type_ and len(type_.dims) > 2 else (None, None)
     if config.size is None:

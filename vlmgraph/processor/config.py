@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..components.base import Config, Token
+from .expand import Expand
 from .template import fields
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -278,6 +279,8 @@ class Place(BaseModel):
     """A token behind every row of a picture's grid; needs pictures that have one."""
     end: Token | None = None
     """A token in the place of the last row's end."""
+    expand: Expand | None = None
+    """How a picture is written that became several entries; needs pictures that are cut."""
 
 
 class Text(Config, name="processor.text"):
@@ -374,6 +377,3 @@ class Boxes(Config, name="processor.boxes"):
         if names != ["x0", "x1", "y0", "y1"]:
             raise ValueError("box must hold each of {x0}, {y0}, {x1}, {y1} once")
         return self
-
-
-KINDS: dict[str, type[Config]] = {c.kind: c for c in (Image, Native, Frames, Patches, Padded, Tiles, AnyResolution, Text, Chat, Boxes)}

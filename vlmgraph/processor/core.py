@@ -17,6 +17,7 @@ from .boxes import BoxCodec
 from .chat import Message, Written
 from .check import Entries, Locate, read_tables
 from .config import Chat, Frames, Padded, Patches
+from .expand import Layout
 from .fit import restored
 from .media import listed, listed_videos
 from .problems import problem
@@ -100,18 +101,23 @@ class Processor:
         grouped = {name: self.encoders[name].grouping(p, number, nested) for name, p in pieces.items()}
         result: dict[str, np.ndarray] = {}
         parts: dict[str, list[int]] = {}  # how many entries of an input each of its pictures became
+        layouts: dict[str, list[Layout]] = {}
         for name, items in media.items():
             groups = next((g[name] for g in grouped.values() if name in g), nested.get(name, [len(items)]))
             config = self.entries.media[name]
             if train and isinstance(config, Patches):
                 config = config.drawn(self.random.random())
             made = load_symbol(config.module)(name, config, items, groups)
-            parts[name] = [int(n) for n in made.pop(f"{name}.pieces", [1] * len(items))]
+            if f"{name}.layouts" in made:
+                layouts[name] = made.pop(f"{name}.layouts")
+                parts[name] = [layout.entries for layout in layouts[name]]
+            else:
+                parts[name] = [int(n) for n in made.pop(f"{name}.pieces", [1] * len(items))]
             result |= made
         for name, written in texts.items():
             encoder = self.encoders[name]
             counts = {s.token: self._count(s, number.get(s.input, 0), result, parts.get(s.input)) for s in encoder.slots}
-            rows = encoder.rows(pieces[name], written, grouped[name], counts, self._lines(encoder, result))
+            rows = encoder.rows(pieces[name], written, grouped[name], counts, self._lines(encoder, result), layouts)
             result[name] = rows["ids"]
             for other, what in encoder.config.also.items():
                 if what != "labels" or train:
@@ -141,7 +147,7 @@ class Processor:
             if slot.place.node not in self.counts:
                 missing = f"it is not known how many tokens `{slot.place.node}` makes of a picture"
                 raise problem(problems.CALL, missing, "build the processor with a count for this node")
-            return [self.counts[slot.place.node]] * pictures
+            return [self.counts[slot.place.node] * n for n in parts or [1] * pictures]
         found = self.counts(slot.place.node, inputs)
         counts = [found * n for n in parts or [1] * pictures] if isinstance(found, int) else [int(n) for n in found]
         if len(counts) != pictures:

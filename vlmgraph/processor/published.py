@@ -16,6 +16,7 @@ FILES = {
     "processor.patches": ("preprocessor_config.json", "image_processor"),
     "processor.any_resolution": ("preprocessor_config.json", "image_processor"),
     "processor.tiles": ("preprocessor_config.json", "image_processor"),
+    "processor.split": ("preprocessor_config.json", "image_processor"),
     "processor.padded": ("preprocessor_config.json", "image_processor"),
     "processor.frames": ("video_preprocessor_config.json", "video_processor"),
 }
@@ -30,8 +31,8 @@ RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 IGNORED = frozenset({
     "auto_map", "crop_pct", "data_format", "default_to_square", "device", "disable_grouping", "do_convert_rgb", "feature_extractor_type",
     "image_num_channels", "image_processor_type", "image_seq_length", "input_data_format", "num_image_tokens", "pad_size",
-    "processor_class", "return_metadata", "return_tensors", "video_metadata", "video_processor_type", "_valid_processor_keys",
-    "do_sample_frames", "image_token",
+    "processor_class", "return_metadata", "return_row_col_info", "return_tensors", "video_metadata", "video_processor_type",
+    "_valid_processor_keys", "do_sample_frames", "image_token",
 })  # fmt: skip
 """Names of classes, and keys that say nothing of the result."""
 
@@ -144,7 +145,7 @@ class _Read:
             fields["pad"] = list(colour) if isinstance(colour, (list, tuple)) else colour
         rest = {
             "processor.image": self.fitting, "processor.patches": self.shrinking, "processor.padded": self.longest,
-            "processor.tiles": self.tiling, "processor.any_resolution": self.canvases,
+            "processor.tiles": self.tiling, "processor.split": self.splitting, "processor.any_resolution": self.canvases,
         }  # fmt: skip
         rest.get(self.base["type"], self.budget)(fields)
         for key in sorted(self.left):
@@ -201,6 +202,18 @@ class _Read:
             self.refuse("do_center_crop", "is not supported: whole pictures go in")
         for key in ("crop_size", "do_pad"):
             self.take(key)
+
+    def splitting(self, fields: dict[str, Any]) -> None:
+        """The long side of a picture, the side of a tile, and whether there is more than one."""
+        for key, field in (("size", "longest"), ("max_image_size", "size")):
+            value = self.take(key)
+            if isinstance(value, dict) and isinstance(value.get("longest_edge"), int):
+                fields[field] = value["longest_edge"]
+            elif value is not None:
+                self.refuse(key, "has no longest_edge")
+        fields["cut"] = bool(self.take("do_image_splitting", True))
+        if self.take("do_pad", True) is False:
+            self.refuse("do_pad", "is not supported: tiles of several samples stand in one array")
 
     def longest(self, fields: dict[str, Any]) -> None:
         """The longest side a picture may have."""

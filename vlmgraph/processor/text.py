@@ -10,6 +10,7 @@ import numpy as np
 from . import problems
 from .chat import Written
 from .config import Place, Text
+from .expand import Layout
 from .problems import problem
 from .tokenizer import Piece, Tokenizer
 
@@ -102,12 +103,16 @@ class TextEncoder:
         groups: Mapping[str, list[int]],
         counts: Mapping[str, list[int]],
         lines: Mapping[str, list[int]] | None = None,
+        layouts: Mapping[str, list[Layout]] | None = None,
     ) -> dict[str, np.ndarray]:
         """`ids [B, T]`, `mask [B, T]` (True = real), `labels [B, T]` (-100 = ignored) and `media [B, T, M]`.
 
-        `counts`: tokens of each picture by placeholder; `lines`: its rows, where a token ends them.
+        `counts`: tokens of each picture by placeholder; `lines`: its rows, where a token ends them; `layouts`: by input, how each was cut.
         """
         rows = []
+        expanded = {
+            slot.token: [self._cells(slot, j, counts, lines, layouts) for j in range(len(counts[slot.token]))] for slot in self.slots
+        }
         at = {slot.token: 0 for slot in self.slots}
         for index, (pieces, said) in enumerate(zip(texts, written)):
             ahead: list[tuple[int, bool]] = []
@@ -115,7 +120,7 @@ class TextEncoder:
                 pictures = groups[slot.input][index]
                 if pictures and not any(p.id == -1 - k for p in pieces):
                     for j in range(at[slot.token], at[slot.token] + pictures):
-                        ahead += self._expanded(self._cells(slot, j, counts, lines), None, None)
+                        ahead += self._expanded(expanded[slot.token][j], None, None)
                     at[slot.token] += pictures
             body: list[tuple[int, bool]] = []
             for k, piece in enumerate(pieces):
@@ -123,7 +128,7 @@ class TextEncoder:
                     body.append((piece.id, self._trains(piece, said)))
                     continue
                 found = self.slots[-1 - piece.id]
-                cells = self._cells(found, at[found.token], counts, lines)
+                cells = expanded[found.token][at[found.token]]
                 at[found.token] += 1
                 before = pieces[k - 1].id if k else None
                 after = pieces[k + 1].id if k + 1 < len(pieces) else None
@@ -144,9 +149,20 @@ class TextEncoder:
         number[ended] = 0
         return number[..., None] == np.arange(1, max(most, 1) + 1)
 
-    def _cells(self, slot: Slot, picture: int, counts: Mapping[str, list[int]], lines: Mapping[str, list[int]] | None) -> list[int]:
-        """The ids of one picture: as many placeholders as it has tokens, each row with its end where the entry says one."""
+    def _cells(
+        self,
+        slot: Slot,
+        picture: int,
+        counts: Mapping[str, list[int]],
+        lines: Mapping[str, list[int]] | None,
+        layouts: Mapping[str, list[Layout]] | None,
+    ) -> list[int]:
+        """The ids of one picture: as many placeholders as it has tokens, with ends of rows or part by part where the place says so."""
         n, end = counts[slot.token][picture], self.id(slot.place.row_end)
+        if slot.place.expand is not None and layouts and slot.input in layouts:
+            layout = layouts[slot.input][picture]
+            text = slot.place.expand.written(layout, slot.token * (n // layout.entries))
+            return [piece.id for piece in self.tokenizer.encode(text)]
         if end is None or not lines or slot.token not in lines:
             return [slot.id] * n
         rows, last = lines[slot.token][picture], self.id(slot.place.end)

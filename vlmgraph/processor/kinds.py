@@ -1,0 +1,11 @@
+"""The kinds of entries of `[processor]` that are built in."""
+
+from __future__ import annotations
+
+from ..components.base import Config
+from .config import AnyResolution, Boxes, Chat, Frames, Image, Native, Padded, Patches, Text, Tiles
+from .split_config import Split
+
+KINDS: dict[str, type[Config]] = {
+    c.kind: c for c in (Image, Native, Frames, Patches, Padded, Tiles, Split, AnyResolution, Text, Chat, Boxes)
+}

@@ -1,0 +1,76 @@
+"""Pictures cut into as many tiles as their resolution asks for (Idefics3, arXiv 2408.12637, section 4.1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import PIL.Image
+from PIL.Image import Resampling
+
+from .expand import Layout
+from .fit import normalised
+from .pictures import open_picture
+from .split_config import Split
+
+
+def scaled(height: int, width: int, config: Split) -> tuple[int, int]:
+    """(height, width) with the long side at `longest`, the other an even number, none above `limit`."""
+    aspect = width / height
+    if width >= height:
+        width = config.longest
+        height = int(width / aspect)
+        height += height % 2
+    else:
+        height = config.longest
+        width = int(height * aspect)
+        width += width % 2
+    height, width = max(height, 1), max(width, 1)
+    aspect = width / height  # of the rounded sides
+    if width >= height and width > config.limit:
+        height, width = int(config.limit / aspect), config.limit
+    elif height > width and height > config.limit:
+        height, width = config.limit, int(config.limit * aspect)
+    return max(height, 1), max(width, 1)
+
+
+def tile_grid(height: int, width: int, config: Split) -> tuple[int, int]:
+    """(rows, columns) of tiles of a picture; (1, 1) is the whole picture alone."""
+    side = config.hw()[0]
+    height, width = scaled(height, width, config)
+    aspect = width / height
+    if width >= height:
+        columns = math.ceil(width / side)
+        return math.ceil(int(columns * side / aspect) / side), columns
+    rows = math.ceil(height / side)
+    return rows, math.ceil(int(rows * side * aspect) / side)
+
+
+def cut(picture: PIL.Image.Image, config: Split) -> tuple[list[PIL.Image.Image], Layout]:
+    """The tiles of one picture, the whole one last. Each resize is of the one before it, as published."""
+    filter_, side = Resampling[config.resample.upper()], config.hw()[0]
+    height, width = scaled(picture.height, picture.width, config)
+    rows, columns = tile_grid(picture.height, picture.width, config) if config.cut else (1, 1)
+    whole = picture.resize((width, height), filter_).resize((columns * side, rows * side), filter_)
+    if rows * columns == 1:
+        return [whole], Layout()
+    corners = [(x * side, y * side) for y in range(rows) for x in range(columns)]
+    tiles = [whole.crop((x, y, x + side, y + side)) for x, y in corners]
+    return [*tiles, whole.resize((side, side), filter_)], Layout.grid(rows, columns)
+
+
+def split(name: str, config: Split, items: Sequence[Any], groups: Sequence[int]) -> dict[str, Any]:
+    """`[B, M, 3, H, W]`, what `also` asks for, and under `<name>.layouts`, which is no input, how each picture was cut."""
+    made = [cut(open_picture(item, config.alpha), config) for item in items]
+    ends = np.cumsum(groups)
+    samples = [[tile for tiles, _ in made[end - n : end] for tile in tiles] for n, end in zip(groups, ends)]
+    shape = len(samples), max(map(len, samples), default=0)
+    pixels = np.zeros((*shape, 3, *config.hw()), dtype=np.float32)
+    mask = np.zeros((*shape, *config.hw()), dtype=np.int64)
+    for b, sample in enumerate(samples):
+        mask[b, : len(sample)] = 1
+        for m, tile in enumerate(sample):
+            normalised(tile, config, out=pixels[b, m])
+    return {name: pixels, f"{name}.layouts": [layout for _, layout in made]} | dict.fromkeys(config.also, mask)
