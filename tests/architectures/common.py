@@ -17,7 +17,7 @@ from vlmgraph.api import elaborate
 from vlmgraph.ir.dims import Dim, Symbol
 from vlmgraph.ir.graph import Graph
 from vlmgraph.ir.types import INTEGER_KINDS
-from vlmgraph.lower.build import find_path
+from vlmgraph.lower.build import tie_pairs
 from vlmgraph.lower.model import CompiledModel
 from vlmgraph.processor import Processor
 from vlmgraph.processor.model import model_processor
@@ -129,7 +129,7 @@ def declared_counts(name: str, size: str | None = None, variant: str | None = No
 
 def built_counts(model: CompiledModel) -> dict[str, int]:
     """Component → parameters of the modules, each once; a tied one counts where its tie's right side stands."""
-    left = {find_path(model, a) for a, _ in model.graph.ties}
+    left = {name for a, b in model.graph.ties for name, _ in tie_pairs(model, a, b)}
     ids = sorted(model.graph.components, key=len, reverse=True)
     counts: dict[str, int] = {}
     seen: set[tuple[str, int]] = set()  # two sides of a component may share a table

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from vlmgraph.diagnostics import DiagnosticError
-from vlmgraph.weights.import_config import config_tables, families, import_config
+from vlmgraph.weights.import_config import config_tables, families, fitting, import_config, named
 from vlmgraph.weights.layouts import layout_names
 
 LLAVA: dict[str, Any] = {
@@ -235,3 +235,11 @@ def test_defaults_are_those_of_the_classes(name: str) -> None:
     known = {*table["defaults"], *table.get("ignore", {}), *table.get("aliases", {}), *config_tables()[""]["ignore"]}
     missing = [k for k, v in found.items() if k not in known and not isinstance(v, dict)]
     assert not missing
+
+
+def test_classes_of_one_model_type_are_told_apart() -> None:
+    """By the class that wrote the file; a file that names none is read by the first table."""
+    tables = [{"architectures": ["A", "B"], "layout": "1"}, {"architectures": ["C"], "layout": "2"}]
+    for written, layout in ((["C"], "2"), (["B"], "1"), (["Other", "C"], "2"), (None, "1"), ([], "1")):
+        assert fitting(tables, {"architectures": written})["layout"] == layout
+    assert not any(named({"architectures": ["D"]}, table) for table in tables)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..components.base import Component
-from ..diagnostics import Diagnostic, DiagnosticError
+from ..diagnostics import Diagnostic, DiagnosticError, Label
 from ..diagnostics import codes as C
 from ..ir.graph import Graph
 
@@ -74,39 +74,54 @@ def place(root: nn.Module, id: str, module: nn.Module) -> None:
 
 
 def tie_parameters(graph: Graph, root: nn.Module) -> None:
-    """Make the left parameter of every tie the right one."""
+    """Make the left parameter of every tie the right one; of a tie of parts each on the left its counterpart on the right."""
     for left, right in graph.ties:
-        source = find_parameter(root, right)
-        owner_path, _, name = find_path(root, left).rpartition(".")
-        target = root.get_submodule(owner_path)
-        if getattr(target, name).shape != source.shape:
-            text = f"{left} is {tuple(getattr(target, name).shape)}, {right} is {tuple(source.shape)}"
-            raise DiagnosticError(Diagnostic(C.TIE_SHAPES, text, graph.labels.get(f"tie:{left}")))
-        setattr(target, name, source)
+        for name, other in tie_pairs(root, left, right, graph.labels.get(f"tie:{left}")):
+            owner_path, _, leaf = name.rpartition(".")
+            source, target = root.get_parameter(other), root.get_submodule(owner_path)
+            if getattr(target, leaf).shape != source.shape:
+                text = f"{name} is {tuple(getattr(target, leaf).shape)}, {other} is {tuple(source.shape)}"
+                raise DiagnosticError(Diagnostic(C.TIE_SHAPES, text, graph.labels.get(f"tie:{left}")))
+            setattr(target, leaf, source)
 
 
-def find_path(root: nn.Module, address: str) -> str:
-    """The full name of the one parameter an address means: exact, or the segments in this order."""
+def tie_pairs(root: nn.Module, left: str, right: str, label: Label | None = None) -> list[tuple[str, str]]:
+    """Full names of the parameters a tie joins. Where both addresses mean several (`decoder.mlp = encoder.mlp`), those belong together
+    whose names are the same but for the segments of the addresses. Raises DiagnosticError for an address that means none and for
+    parts that differ."""
+    found = {address: meant(root, address) for address in (left, right)}
+    for address, names in found.items():
+        if not names:
+            raise DiagnosticError(Diagnostic(C.BAD_TIE, f"{address!r} means no parameter", label))
+    if len(found[left]) == len(found[right]) == 1:
+        return [(next(iter(found[left].values())), next(iter(found[right].values())))]
+    odd = sorted(found[left].keys() ^ found[right].keys())
+    if odd:
+        have, lack = (left, right) if odd[0] in found[left] else (right, left)
+        text = f"{have} = {len(found[have])} parameters and {lack} = {len(found[lack])} are no counterparts: {lack} has no {odd[0]!r}"
+        raise DiagnosticError(Diagnostic(C.BAD_TIE, text, label))
+    return [(name, found[right][rest]) for rest, name in found[left].items()]
+
+
+def meant(root: nn.Module, address: str) -> dict[str, str]:
+    """Full names of the parameters an address means, an exact name or segments in this order, by what is left of them without it."""
     names = [name for name, _ in root.named_parameters(remove_duplicate=False)]
     if address in names:
-        return address
+        return {"": address}
     head, *rest = address.split(".")
-    found = [n for n in names if n.split(".")[0] == head and in_order(rest, n.split(".")[1:])]
-    if len(found) != 1:
-        raise DiagnosticError(
-            Diagnostic(C.BAD_TIE, f"{address!r} means {len(found)} parameters" + (": " + ", ".join(found[:4]) if found else ""))
-        )
-    return found[0]
+    found = ((name, remainder(rest, name.split(".")[1:])) for name in names if name.split(".")[0] == head)
+    return {".".join(left): name for name, left in found if left is not None}
 
 
-def find_parameter(root: nn.Module, address: str) -> nn.Parameter:
-    return root.get_parameter(find_path(root, address))
-
-
-def in_order(wanted: list[str], segments: list[str]) -> bool:
-    """Whether `wanted` occurs among `segments` in this order."""
-    rest = iter(segments)
-    return all(w in rest for w in wanted)
+def remainder(wanted: list[str], segments: list[str]) -> list[str] | None:
+    """The segments without `wanted`, which must occur among them in this order, else None."""
+    rest, at = [], 0
+    for segment in segments:
+        if at < len(wanted) and segment == wanted[at]:
+            at += 1
+        else:
+            rest.append(segment)
+    return rest if at == len(wanted) else None
 
 
 def allocate(root: nn.Module, device: str | torch.device, dtype: torch.dtype) -> None:

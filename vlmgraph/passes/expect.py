@@ -63,7 +63,7 @@ def expected_parameters(expect: Mapping[str, Any]) -> dict[str, int]:
 
 
 def count_parameters(graph: Graph) -> dict[str, dict[str, int]]:
-    """Component id → part → parameters; a tied parameter counts once, where it is the right side of its tie."""
+    """Component id → part → parameters; what is tied counts once, where it is the right side of its tie."""
     counts: dict[str, dict[str, int]] = {}
     for id, config in graph.components.items():
         try:
@@ -77,8 +77,8 @@ def count_parameters(graph: Graph) -> dict[str, dict[str, int]]:
         for n in range(len(parts) - 1, 0, -1):
             own = counts.get(".".join(parts[:n]))
             if own is not None:
-                exact = ".".join(parts[n:])
-                own[exact if exact in own else parts[n]] = 0
+                inside = [part for part in own if _within(parts[n:], part.split("."))]  # every part that the address names
+                own.update(dict.fromkeys(inside or [parts[n]], 0))
                 break
     return counts
 

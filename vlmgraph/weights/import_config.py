@@ -1,8 +1,9 @@
 """config.json → spec: every key is mapped, ignored for a stated reason, or refused.
 
 A family (`families/<name>.toml`) says which bundled spec a checkpoint is a case of, which layout its weights have, and which table
-describes each sub-configuration (`fields`, `only` and `ignore` of a part go over those of its table); a table (`configs/<model type>.toml`)
-maps the keys of one configuration class:
+describes each sub-configuration (`fields`, `only` and `ignore` of a part go over those of its table). Classes that share a model type but
+not their heads have a table each, told apart by `architectures`. A table (`configs/<model type>.toml`) maps the keys of one
+configuration class:
 
     base      = { preset = "llama-7b" }          # structure that no key states
     [defaults]  key = value                       # what the class assumes where a file leaves the key out
@@ -73,7 +74,9 @@ def families() -> dict[str, list[dict[str, Any]]]:
 
 
 def fitting(tables: list[dict[str, Any]], config: Mapping[str, Any]) -> dict[str, Any]:
-    """The table that has rules for the kinds of all parts; where none has, the first, which says what is missing."""
+    """The table of the class that wrote the file, where tables name theirs, and that has rules for the kinds of all parts; where none
+    fits, the first of that class, which says what is missing."""
+    tables = [table for table in tables if named(config, table)] or tables
 
     def fits(table: Mapping[str, Any]) -> bool:
         for key, part in table.get("parts", {}).items():
@@ -84,6 +87,12 @@ def fitting(tables: list[dict[str, Any]], config: Mapping[str, Any]) -> dict[str
         return True
 
     return next((table for table in tables if fits(table)), tables[0])
+
+
+def named(config: Mapping[str, Any], table: Mapping[str, Any]) -> bool:
+    """Whether a file that names its class was written by one of the table's, where that names any; a file that names none may be of any."""
+    known, written = table.get("architectures"), config.get("architectures")
+    return known is None or not isinstance(written, list) or not written or any(name in known for name in written)
 
 
 def config_tables() -> dict[str, dict[str, Any]]:
@@ -102,7 +111,13 @@ def import_config(path: Path) -> Imported:
                 C.UNKNOWN_MODEL_TYPE, f"{path.name}: no rules for the model type {name!r}", _place(path, ["model_type"]), notes=(note,)
             )
         )
-    return _Import(path, fitting(families()[name], config)).run(config)
+    table = fitting(families()[name], config)
+    if not named(config, table):
+        known = sorted(c for t in families()[name] for c in t.get("architectures", ()))
+        text = f"{path.name}: architectures = {_show(config['architectures'])} is not supported"
+        note = "supported: " + ", ".join(map(_show, known))
+        raise DiagnosticError(Diagnostic(C.CONFIG_VALUE, text, _place(path, ["architectures"]), notes=(note,)))
+    return _Import(path, table).run(config)
 
 
 class _Import:
