@@ -152,6 +152,11 @@ class StackConfig(Component):
         """Fill every slot once, so that one that does not fit is found with the config and not when the module is built."""
         for kind in self.variants.values():
             _ = kind.code, kind.one
+            if getattr(kind.one.get("attention"), "square", False) and not kind.square:
+                raise ValueError(
+                    "attention: attention.grid attends over a whole square grid, as in a vision.vit over images that has cls = false, no "
+                    "registers, no mask, and no position but a learned one"
+                )
         self.groups()
 
     # ---- what the fields mean
@@ -195,6 +200,11 @@ class StackConfig(Component):
             "width": self.width, "heads": self.heads, "kv_heads": self.kv_heads, "head_dim": self.head_dim, "d_media": self.d_media,
             "act": self.activation, "eps": self.norm_eps, "norm_eps": self.norm_eps, "max_positions": self.max_positions,
         }  # fmt: skip
+
+    @property
+    def square(self) -> bool:
+        """Whether its tokens are a whole square grid that attends to itself without more."""
+        return False
 
     @property
     def activation(self) -> str:

@@ -31,17 +31,24 @@ class Linear(nn.Module):
 
 
 class MLP(nn.Module):
-    """`depth` linear layers `fc1, fc2, ...` with an activation between: [..., d_in] → [..., out] (LLaVA-1.5, arXiv 2310.03744)."""
+    """`depth` linear layers `fc1, fc2, ...` with an activation between: [..., d_in] → [..., out] (LLaVA-1.5, arXiv 2310.03744).
 
-    def __init__(self, d_in: int, hidden: int, out: int, depth: int, act: nn.Module, bias: bool = True) -> None:
+    `act_in` is an activation in front of the first.
+    """
+
+    def __init__(
+        self, d_in: int, hidden: int, out: int, depth: int, act: nn.Module, bias: bool = True, act_in: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.depth = depth
-        self.act = act
+        self.act, self.act_in = act, act_in
         for i in range(depth):
             layer = nn.Linear(d_in if i == 0 else hidden, out if i == depth - 1 else hidden, bias=bias)
             self.add_module(f"fc{i + 1}", layer)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.act_in is not None:
+            x = self.act_in(x)
         for i in range(self.depth):
             x = getattr(self, f"fc{i + 1}")(x if i == 0 else self.act(x))
         return x

@@ -22,6 +22,7 @@ class MLPConnector(Connector, name="connector.mlp"):
     hidden: int | None = Field(None, ge=1, description="width between the layers; `out` where not given")
     depth: int = Field(2, ge=1, le=1000, description="number of linear layers")
     act: Act = Field("gelu", description="activation between the layers")
+    act_in: Act | None = Field(None, description="activation in front of the first layer")
     bias: bool = Field(True, description="biases in every layer")
     ports = Ports(x=T.tokens["...", "d_in"], returns=T.tokens["...", "out"])
     module = "vlmgraph.nn.connectors:MLP"
@@ -33,8 +34,8 @@ class MLPConnector(Connector, name="connector.mlp"):
         return (self.d_in or 0, *[self.hidden or out] * (self.depth - 1), out)
 
     def arguments(self) -> dict[str, Any]:
-        hidden = self.hidden or self.out
-        return {"d_in": self.d_in, "hidden": hidden, "out": self.out, "depth": self.depth, "act": activation(self.act), "bias": self.bias}
+        acts = {"act": activation(self.act), "act_in": None if self.act_in is None else activation(self.act_in)}
+        return {"d_in": self.d_in, "hidden": self.hidden or self.out, "out": self.out, "depth": self.depth, "bias": self.bias, **acts}
 
     def parameters(self) -> dict[str, int]:
         pairs = zip(self.widths[:-1], self.widths[1:], strict=True)

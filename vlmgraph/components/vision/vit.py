@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from ...ir import types as T
-from ...ir.dims import Dim, Symbol, apply
+from ...ir.dims import Dim, DimError, Symbol, apply
 from ..base import Encoder, Ports, load_symbol
 from ..layer.patch import LinearPatch, PatchSlot
 from ..layer.position import Learned, Position
@@ -51,6 +51,20 @@ class VisionTransformer(StackConfig, Encoder, name="vision.vit"):
     def packed(self) -> bool:
         """Whether patches come with a grid instead of whole images."""
         return isinstance(self.patch, LinearPatch)
+
+    @property
+    def square(self) -> bool:
+        plain = self.rules == ("full",) and (self.code is None or isinstance(self.code, Learned))
+        return not self.packed and not self.prefix and plain
+
+    @cached_property
+    def around(self) -> dict[str, Any]:
+        """What slots take over; of a tower over images also the side of its grid."""
+        try:
+            side = None if self.packed or self.cut.size is None else self.side.constant
+        except DimError:  # it is said where the tower reads an image
+            side = None
+        return {**super().around, "side": side}
 
     @cached_property
     def cut(self) -> Any:
