@@ -19,7 +19,7 @@ from .layer.norm import LayerNorm, RMSNorm
 from .layer.position import Position, Rotary
 from .layer.slot import AttentionSlot, BlockSlot, CrossSlot, NormSlot, PositionSlot, counted, filled
 
-Rule = Literal["full", "causal", "prefix", "window", "window_2d", "segments"]
+Rule = Literal["full", "causal", "prefix", "window", "window_2d", "segments", "prefix_or_full", "causal_or_full", "either_real"]
 Rules = Annotated[
     tuple[Rule, ...],
     BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
@@ -298,7 +298,7 @@ class StackConfig(Component):
         ports["positions"] = (T.positions[3, "B", "N"] if rank == 3 else T.positions["B", "N"]).optional_
         if self.routed:
             ports["modality"] = T.index["B", "N"].optional_
-        if "prefix" in self.rules:
+        if {"prefix", "prefix_or_full"} & set(self.rules):
             ports["prefix"] = T.mask["B", "N"].optional_
         return ports | self.media_ports()
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-RULES = ("full", "causal", "prefix", "window", "window_2d", "segments")
+RULES = ("full", "causal", "prefix", "window", "window_2d", "segments", "prefix_or_full", "causal_or_full", "either_real")
 
 
 def attention_mask(
@@ -19,12 +19,17 @@ def attention_mask(
     2407.07726, section 3.2); `prefix` [B, n <= past + queries], the tokens behind n are not of it. window: keys less than `window`
     places away. window_2d: keys in the query's square, where rows and columns `places` [2, queries] are cut into squares of window x
     window. segments: keys of the query's segment, `segments` [B, queries]. padding [B, past + queries] marks real keys.
+    prefix_or_full: as "prefix" where there is a prefix, else all attend to all (AIM, arXiv 2401.08541, section 3.1). causal_or_full: as
+    "causal" where there is a padding mask, else all attend to all.
+    either_real: padding too attends, to what is real, and is attended by it; two paddings never meet.
     """
     keys = past + queries
     q = torch.arange(past, keys, device=device)[:, None]
     k = torch.arange(keys, device=device)[None]
     allowed: Tensor | None = None
-    if "causal" in rules or "prefix" in rules:
+    if "prefix_or_full" in rules and prefix is not None:
+        rules = (*rules, "prefix")
+    if "causal" in rules or "prefix" in rules or ("causal_or_full" in rules and padding is not None):
         allowed = (k <= q)[None, None]
     if "window" in rules:
         near = ((q - k).abs() < window)[None, None]
@@ -41,6 +46,8 @@ def attention_mask(
         allowed = same if allowed is None else allowed & same
     if padding is not None:
         real = padding.bool()[:, None, None, :]
+        if "either_real" in rules:
+            real = real | padding.bool()[:, None, past:, None]
         allowed = real if allowed is None else allowed & real
     return allowed
 

@@ -13,15 +13,18 @@ from .stack import Stack
 
 
 class ConvPatch(nn.Module):
-    """Image [B, channels, H, W] → patches [B, rows * columns, width] and (rows, columns)."""
+    """Image [B, channels, H, W] → patches [B, rows * columns, width], behind `norm` where there is one, and (rows, columns)."""
 
-    def __init__(self, patch: int, width: int, channels: int = 3, bias: bool = True) -> None:
+    def __init__(self, patch: int, width: int, channels: int = 3, bias: bool = True, norm: nn.Module | None = None) -> None:
         super().__init__()
         self.proj = nn.Conv2d(channels, width, patch, stride=patch, bias=bias)
+        self.norm = norm
 
     def forward(self, image: Tensor) -> tuple[Tensor, int, int]:
         x = self.proj(image)
-        return x.flatten(2).transpose(1, 2), x.shape[2], x.shape[3]
+        rows, columns = x.shape[2], x.shape[3]
+        x = x.flatten(2).transpose(1, 2)
+        return x if self.norm is None else self.norm(x), rows, columns
 
 
 class LinearPatch(nn.Module):

@@ -14,18 +14,23 @@ from ..layer.mlp import Act, activation
 
 
 class AttentionPool(Connector, name="connector.attention_pool"):
-    """Attention pooling (CLIP's ResNets, arXiv 2103.00020; SigLIP, arXiv 2303.15343): tokens[B, N, d] → embedding[B, out]."""
+    """Attention pooling (CLIP's ResNets, arXiv 2103.00020; SigLIP, arXiv 2303.15343; AIM, arXiv 2401.08541): tokens[B, N, d] →
+    embedding[B, out]."""
 
     d: int | None = Field(None, ge=1, description="width of the tokens; inferred")
     out: int | None = Field(None, ge=1, description="width that goes out; inferred where the next part fixes it")
     heads: int = Field(8, ge=1, description="attention heads")
     query: Literal["mean", "learned"] = Field("mean", description="the mean of the tokens asks, or a learned vector")
+    query_proj: bool = Field(True, description="the query goes through a map of its own")
+    bias: bool = Field(True, description="biases of queries, keys and values; the map behind always has one")
     position: bool = Field(False, description="learned positions on the tokens and the mean")
     count: int | None = Field(None, ge=1, description="number of tokens; inferred, needed for positions only")
     mlp: int = Field(0, ge=0, description="hidden width of a residual MLP behind the attention; 0 for none")
     act: Act = Field("gelu", description="activation of the MLP")
     norm_eps: float = Field(1e-6, gt=0, description="epsilon of the MLP's norm")
-    init: Literal["normal", "xavier"] = Field("normal", description="first weights: N(0, fan_in ** -0.5) (CLIP) or Xavier-uniform (SigLIP)")
+    init: Literal["normal", "xavier", "plain"] = Field(
+        "normal", description="first weights: N(0, fan_in ** -0.5) (CLIP), Xavier-uniform (SigLIP), or N(0, 0.02) (AIM)"
+    )
     ports = Ports(x=T.tokens["B", "N", "d"], returns=T.embedding["B", "out"])
     module = "vlmgraph.nn.attention_pool:AttentionPool"
 
@@ -53,7 +58,7 @@ class AttentionPool(Connector, name="connector.attention_pool"):
         return {
             "positions": (self.places + (self.query == "mean")) * d if self.places else 0,
             "query": d if self.query == "learned" else 0,
-            "attention": 3 * linear(d, d) + linear(d, out),
+            "attention": (3 if self.query_proj else 2) * linear(d, d, self.bias) + linear(d, out),
             "norm": 2 * out if self.mlp else 0,
             "mlp": linear(out, self.mlp) + linear(self.mlp, out) if self.mlp else 0,
         }
@@ -62,4 +67,5 @@ class AttentionPool(Connector, name="connector.attention_pool"):
         d, out = self.d or 0, self.out or 0
         keys = dims["N"] if "N" in dims else Dim.of(self.places)
         keys = keys + 1 if self.query == "mean" else keys
-        return dims["B"] * (keys * (2 * d * d + 2 * d) + (d * d + d * out + 2 * out * self.mlp)) * 2
+        query = d * d if self.query_proj else 0
+        return dims["B"] * (keys * (2 * d * d + 2 * d) + (query + d * out + 2 * out * self.mlp)) * 2

@@ -7,24 +7,32 @@ from typing import Any
 from pydantic import Field
 
 from ..base import Layer
-from .slot import slot
+from .slot import NormSlot, filled, slot
 
 
 class ConvPatch(Layer, name="patch.conv"):
-    """A convolution whose stride is its size, over whole images."""
+    """A convolution whose stride is its size, over whole images, and a norm of what it gives where one is named (AIMv2)."""
 
     size: int | None = Field(None, ge=1, description="side of a patch in pixels")
     width: int | None = Field(None, ge=1, description="the stack's")
     channels: int = Field(3, ge=1, description="of the image")
     bias: bool | None = Field(None, description="the tower's `patch_bias`")
+    norm: NormSlot | None = Field(None, description="norm of every patch, before positions are added")
     module = "vlmgraph.nn.vit:ConvPatch"
 
+    @property
+    def behind(self) -> Any:
+        """The norm with its width, if there is one."""
+        return None if self.norm is None else filled(self.norm, width=self.width)
+
     def arguments(self) -> dict[str, Any]:
-        return {"patch": self.size, "width": self.width, "channels": self.channels, "bias": self.bias is not False}
+        fields = {"patch": self.size, "width": self.width, "channels": self.channels, "bias": self.bias is not False}
+        return fields if self.behind is None else {**fields, "norm": self.behind.build()}
 
     def parameters(self) -> dict[str, int]:
         width = self.width or 0
-        return {"": width * self.channels * (self.size or 0) ** 2 + (width if self.bias is not False else 0)}
+        count = width * self.channels * (self.size or 0) ** 2 + (width if self.bias is not False else 0)
+        return {"": count + (0 if self.behind is None else self.behind.total())}
 
 
 class LinearPatch(Layer, name="patch.linear"):
