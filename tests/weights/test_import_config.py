@@ -69,7 +69,7 @@ def test_feature_layer_and_strategy(tmp_path: Path, strategy: str, edge: str) ->
         ("vision_feature_layer", [-2, -5], "VG0604"),
         ("text_config.hidden_act", "gelu", "VG0604"),
         ("text_config.attention_bias", True, "VG0604"),
-        ("text_config.rope_scaling", {"type": "linear", "factor": 2.0}, "VG0604"),
+        ("text_config.rope_scaling", {"type": "dynamic", "factor": 2.0}, "VG0604"),
         ("text_config.model_type", "mamba", "VG0603"),
         ("vision_config.num_channels", 4, "VG0604"),
         ("vision_config.hidden_act", "mish", "VG0604"),
@@ -197,11 +197,12 @@ PARTS = {
     "qwen2_vl_text": ("Qwen2VLConfig", "text_config"), "qwen2_vl_vision": ("Qwen2VLConfig", "vision_config"),
     "qwen2_5_vl_vision": ("Qwen2_5_VLConfig", "vision_config"),
 }  # fmt: skip
+SCALING = {f"rope_parameters.{k}" for k in ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")}
 OWN_DEFAULTS = {
     "blip-2": {"image_token_index"},  # null in the class; the published files have it
     "blip_2_vision_model": {"num_channels"},
     "llava": {"tie_word_embeddings"},  # where it is absent the text part decides
-    "llama": {"num_key_value_heads", "head_dim", "rope_parameters.partial_rotary_factor"},  # the class works these out
+    "llama": {"num_key_value_heads", "head_dim", "rope_parameters.partial_rotary_factor", *SCALING},  # the class works these out
     "opt": {"word_embed_proj_dim"},
     "instructblip": {"image_token_index"},
     "siglip_text_model": {"projection_size"},
