@@ -50,7 +50,8 @@ class ImagePositions(nn.Module):
     def reset_parameters(self) -> None:
         nn.init.trunc_normal_(self.weight, std=self.std)
 
-    def forward(self, x: Tensor, rows: int, columns: int) -> Tensor:
+    def forward(self, x: Tensor, rows: int, columns: int, mask: Tensor | None = None) -> Tensor:
+        """A mask of the patches changes nothing: padding has a place too."""
         return x + self.table(rows, columns).to(x.dtype)
 
     def table(self, rows: int, columns: int) -> Tensor:
@@ -60,6 +61,44 @@ class ImagePositions(nn.Module):
         grid = self.weight[self.prefix :].unflatten(0, (self.rows, self.columns)).permute(2, 0, 1)[None]
         grid = F.interpolate(grid.float(), size=(rows, columns), mode="bicubic", align_corners=False)
         return torch.cat([self.weight[: self.prefix], grid[0].flatten(1).T.to(self.weight.dtype)])
+
+
+class FractionalPositions(nn.Module):
+    """A table of side x side rows, looked up by the fraction of an image's rows and columns at which a patch stands: x [B, N, width] →
+    x + rows of the table (NaViT, arXiv 2307.06304, section 2.1).
+
+    Patch i of n reads row floor(side * i / n). `mask` [B, rows * columns] says which patches are of an image, whose upper left corner is
+    that of the grid: its first row and column tell how many there are. Padding reads row 0.
+    """
+
+    def __init__(self, side: int, width: int, std: float = 0.02) -> None:
+        super().__init__()
+        self.side, self.std = side, std
+        self.weight = nn.Parameter(torch.empty(side * side, width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.trunc_normal_(self.weight, std=self.std)
+
+    def forward(self, x: Tensor, rows: int, columns: int, mask: Tensor | None = None) -> Tensor:
+        return x + F.embedding(self.places(rows, columns, mask, x.device), self.weight).to(x.dtype)
+
+    def places(self, rows: int, columns: int, mask: Tensor | None, device: torch.device) -> Tensor:
+        """Row of the table of each patch, [B or 1, rows * columns]."""
+        real = torch.ones(1, rows, columns, dtype=torch.bool, device=device)
+        if mask is not None:
+            real = mask.bool().unflatten(1, (rows, columns))
+        row, column = self.buckets(rows, real[:, :, 0].sum(1)), self.buckets(columns, real[:, 0].sum(1))
+        return ((row[:, :, None] * self.side + column[:, None]) * real).flatten(1)
+
+    def buckets(self, count: int, real: Tensor) -> Tensor:
+        """Places 0 to count - 1, of which the first `real` [B] are an image's → [B, count], from 0 to side - 1.
+
+        Fractions are compared in single precision, as weights were trained with: by whole numbers a few patches would land elsewhere.
+        """
+        fraction = torch.arange(count, dtype=torch.float32, device=real.device) * (1.0 / real.clamp(min=1))[:, None]
+        bounds = torch.arange(1 / self.side, 1.0, 1 / self.side, device=real.device)
+        return torch.bucketize(fraction.clamp(max=1.0 - 1e-6), bounds, right=True)
 
 
 class RelativeBias(nn.Module):

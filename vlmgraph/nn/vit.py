@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .position import ImagePositions
+from .position import FractionalPositions, ImagePositions
 from .stack import Stack
 
 
@@ -42,7 +42,8 @@ class VisionTransformer(Stack):
     """x: image [B, 3, H, W] → tokens [B, prefix + patches, width], or patches [P, d] with their grid [n, 3] → [P, width].
 
     `cls` puts a class token in front, `registers` as many learned tokens behind it; `image_position` is added to all. `pre_norm` acts on
-    what enters the stack (CLIP). `drop_prefix` leaves class and register tokens out of the output and of every tap.
+    what enters the stack (CLIP). `drop_prefix` leaves class and register tokens out of the output and of every tap. `mask` [B, patches]
+    says which patches are real: nothing attends to the others.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class VisionTransformer(Stack):
         width: int,
         cls: bool = True,
         registers: int = 0,
-        position: ImagePositions | None = None,
+        position: ImagePositions | FractionalPositions | None = None,
         pre_norm: nn.Module | None = None,
         drop_prefix: bool = False,
         std: float = 0.02,
@@ -73,17 +74,25 @@ class VisionTransformer(Stack):
                 nn.init.normal_(tokens, std=self.std)
 
     def forward(  # type: ignore[override]
-        self, x: Tensor, grid: Tensor | None = None, taps: Sequence[int] = (), until: bool = False, **media: Any
+        self,
+        x: Tensor,
+        grid: Tensor | None = None,
+        mask: Tensor | None = None,
+        taps: Sequence[int] = (),
+        until: bool = False,
+        **media: Any,
     ) -> Tensor | dict[str, Tensor]:
         x, rows, columns = self.patch(x)
         front = [tokens for tokens in (None if self.cls is None else self.cls[None], self.registers) if tokens is not None]
         if front:
             x = torch.cat([torch.cat(front).to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
         if self.position is not None:
-            x = self.position(x, rows, columns)
+            x = self.position(x, rows, columns, mask)
+        if mask is not None and self.prefix:
+            mask = torch.cat([mask.new_ones(mask.shape[0], self.prefix), mask], dim=1)
         if self.pre_norm is not None:
             x = self.pre_norm(x)
-        out = super().forward(x, grid=grid, taps=taps, until=until, **media)
+        out = super().forward(x, mask=mask, grid=grid, taps=taps, until=until, **media)
         if not (self.drop_prefix and self.prefix):
             return out
         return {name: y[:, self.prefix :] for name, y in out.items()} if isinstance(out, dict) else out[:, self.prefix :]

@@ -87,15 +87,19 @@ def _carry_on(node: Node, ports: Ports, carried: dict[str, Mapping[str, str]]) -
                     kept = {**carried.get(value, {}), **kept}
                 break
         if (dim is not None and kept.keys() | own.keys()) or port == default or port.startswith("hidden."):
-            explicit = {kind: s for kind in COMPANIONS if isinstance(s := node.inputs.get(kind), str)} if _keeps(ports, dim) else {}
+            explicit = {k: s for k in COMPANIONS if isinstance(s := node.inputs.get(k), str) and _keeps(ports, dim, k)}
             found = {**kept, **explicit, **(own if port == default else {})}
             if found:
                 carried[node.value(port)] = found
 
 
-def _keeps(ports: Ports, dim: Dim | None) -> bool:
-    """Whether an output of this token dim has the tokens of some input."""
-    return dim is not None and any(_token_dim(t) == dim for n, t in ports.inputs.items() if n not in COMPANIONS)
+def _keeps(ports: Ports, dim: Dim | None, kind: str) -> bool:
+    """Whether what is fed to the companion port `kind` also describes an output of this token dim: where some input has these tokens, or
+    the port itself speaks of them (a mask of the patches that an image is cut into)."""
+    if dim is None:
+        return False
+    spoken = kind == "mask" and ports.inputs[kind].dims[-1:] == (dim,)
+    return spoken or any(_token_dim(t) == dim for n, t in ports.inputs.items() if n not in COMPANIONS)
 
 
 def _token_dim(type_: Type) -> Dim | None:

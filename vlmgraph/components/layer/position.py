@@ -42,6 +42,21 @@ class Learned(Position, name="position.learned"):
         return {"": ((self.max_positions or 0) + self.offset) * (self.width or 0)}
 
 
+class Fractional(Position, name="position.fractional"):
+    """Learned vectors of a square grid, looked up by the fraction of the image's height and width at which a patch stands.
+
+    So an image of any aspect ratio is spread over the whole grid (NaViT, arXiv 2307.06304, section 2.1; Idefics2).
+    """
+
+    width: int | None = Field(None, ge=1, description="width of the tokens; the stack's")
+    side: int | None = Field(None, ge=1, description="rows and columns of the grid; the patches along a side of the tower's `image_size`")
+    fills = "position"
+    module = "vlmgraph.nn.position:FractionalPositions"
+
+    def parameters(self) -> dict[str, int]:
+        return {"": (self.side or 0) ** 2 * (self.width or 0)}
+
+
 class Scaling(Config):
     """How rotary positions beyond the trained ones are brought back."""
 

@@ -12,7 +12,7 @@ from ...ir import types as T
 from ...ir.dims import Dim, DimError, Symbol, apply
 from ..base import Encoder, Ports, load_symbol
 from ..layer.patch import LinearPatch, PatchSlot
-from ..layer.position import Learned, Position
+from ..layer.position import Fractional, Learned, Position
 from ..layer.slot import counted, filled
 from ..stack import StackConfig
 
@@ -21,7 +21,9 @@ class VisionTransformer(StackConfig, Encoder, name="vision.vit"):
     """Vision transformer (ViT, arXiv 2010.11929): image[B, 3, S, S] → tokens[B, prefix + (S / patch)^2, width].
 
     With `patch.linear` it takes patches of any number of images of any size with their grid of frames, rows and columns (Qwen2-VL):
-    patches[P, d_patch], grid[n, 3] → tokens[P, width]. The output is after the final norm, class and register tokens in front.
+    patches[P, d_patch], grid[n, 3] → tokens[P, width]. With `position.fractional` images have any aspect ratio: image[B, 3, H, W] →
+    tokens[B, (H // patch) * (W // patch), width], and `mask` says which patches are no padding (Idefics2). The output is after the final
+    norm, class and register tokens in front.
     """
 
     image_size: int | None = Field(None, ge=1, description="side of the image in pixels; inferred")
@@ -37,7 +39,7 @@ class VisionTransformer(StackConfig, Encoder, name="vision.vit"):
 
     @model_validator(mode="after")
     def _patches(self) -> VisionTransformer:
-        if self.packed and (self.cls or self.registers or isinstance(self.code, Learned)):
+        if self.packed and (self.cls or self.registers or isinstance(self.code, Learned | Fractional)):
             raise ValueError(
                 "pre-cut patches of many images have no class token, registers or learned positions: set cls = false and another position"
             )
@@ -45,6 +47,8 @@ class VisionTransformer(StackConfig, Encoder, name="vision.vit"):
             raise ValueError(f'position: {self.position.kind} reads a grid: it needs patch = {{ type = "patch.linear" }}')
         if not self.packed and self.cut.size is None:
             raise ValueError("patch: give its size in pixels")
+        if self.native and (self.cls or self.registers):
+            raise ValueError("position.fractional has no rows for class and register tokens: set cls = false")
         return self
 
     @property
@@ -66,6 +70,11 @@ class VisionTransformer(StackConfig, Encoder, name="vision.vit"):
             side = None
         return {**super().around, "side": side}
 
+    @property
+    def native(self) -> bool:
+        """Whether whole images come in any aspect ratio."""
+        return isinstance(self.code, Fractional)
+
     @cached_property
     def cut(self) -> Any:
         """The patch layer with its dims."""
@@ -82,20 +91,35 @@ class VisionTransformer(StackConfig, Encoder, name="vision.vit"):
     def side(self) -> Dim:
         """Patches along one side. Raises DimError where the patch does not divide the image, unless `crop` allows it."""
         size = Dim.of(self.image_size) if self.image_size is not None else Dim.of(Symbol("image_size"))
-        return apply("//" if self.crop else "/", size, Dim.of(self.cut.size))
+        return apply("//" if self.crop or self.native else "/", size, Dim.of(self.cut.size))
+
+    @property
+    def patches(self) -> Dim:
+        """Patches of an image."""
+        if not self.native:
+            return self.side * self.side
+        rows, columns = (apply("//", Dim.of(side), Dim.of(self.cut.size)) for side in "HW")
+        return rows * columns
 
     @property
     def table(self) -> int:
         """Rows of the learned positions."""
-        side = self.side.constant if isinstance(self.code, Learned) and not self.packed else None
+        side = self.rows if isinstance(self.code, Learned | Fractional) and not self.packed else None
         return 0 if side is None else self.prefix + side**2
+
+    @property
+    def rows(self) -> int | None:
+        """Rows of the grid of learned positions: the patches along a side, unless the position code says otherwise."""
+        given = self.code.side if isinstance(self.code, Fractional) else None
+        return given or self.side.constant
 
     def signature(self, facet: str = "") -> Ports:
         if self.packed:
             return Ports(T.tokens["P", "width"], x=T.patches["P", "d_patch"], grid=T.grid["n", 3], **self.media_ports())
-        count = self.side * self.side + (0 if self.drop_prefix else self.prefix)
-        out = T.Type("tokens", (Dim.of("B"), count, Dim.of("width")))
-        return Ports(out, x=T.image["B", self.cut.channels, "image_size", "image_size"], **self.media_ports())
+        out = T.Type("tokens", (Dim.of("B"), self.patches + (0 if self.drop_prefix else self.prefix), Dim.of("width")))
+        sides = ("H", "W") if self.native else ("image_size", "image_size")
+        mask = T.Type("mask", (Dim.of("B"), self.patches)).optional_
+        return Ports(out, x=T.image["B", self.cut.channels, sides[0], sides[1]], mask=mask, **self.media_ports())
 
     def parameters(self) -> dict[str, int]:
         counts = counted("patch", self.cut)
@@ -112,7 +136,7 @@ class VisionTransformer(StackConfig, Encoder, name="vision.vit"):
                 return Dim()
             embed = dims["P"] * (2 * (self.d_patch or 0) * self.width)
             return embed + self.stack_flops(dims["P"], dims)
-        patches = self.side * self.side
+        patches = self.patches.substitute({symbol: dims[symbol.name] for symbol in self.patches.symbols() if symbol.name in dims})
         embed = patches * (2 * self.cut.channels * self.cut.size**2 * self.width)
         return dims.get("B", Dim.of(1)) * (embed + self.stack_flops(patches + self.prefix, dims))
 
@@ -121,11 +145,13 @@ class VisionTransformer(StackConfig, Encoder, name="vision.vit"):
 
     def position_module(self) -> Any:
         """Learned positions are those of the patches of one image; what other codes say stays."""
-        if not isinstance(self.code, Learned):
+        if not isinstance(self.code, Learned | Fractional):
             return super().position_module()
-        side = self.side.constant
+        side = self.rows
         if side is None:
             raise ValueError("image_size follows from no edge: give it")
+        if self.native:
+            return load_symbol("vlmgraph.nn.position:FractionalPositions")(side, self.width, self.std)
         return load_symbol("vlmgraph.nn.position:ImagePositions")(side, side, self.width, self.prefix, self.std)
 
     def build(self) -> Any:
