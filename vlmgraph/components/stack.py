@@ -44,7 +44,7 @@ class Inserted(Config):
     def _places(self) -> Inserted:
         if (self.every is None) == (self.layers is None):
             raise ValueError("give either `every` or `layers`")
-        taken = ("x", "mask", "positions", "modality", "prefix", "grid", "cache", "taps", "until", "self")
+        taken = ("x", "mask", "positions", "modality", "prefix", "grid", "merges", "cache", "taps", "until", "self")
         for word, what in ((self.name, "an insertion"), (self.port, "a port")):
             if not word.isidentifier() or (word == self.port and word in taken):
                 raise ValueError(f"{word!r} cannot name {what}")
@@ -280,6 +280,11 @@ class StackConfig(Component):
         return tuple(dict.fromkeys(own + [group.port for group in self.insert]))
 
     @property
+    def merges(self) -> bool:
+        """Whether each image says how large its blocks of patches are."""
+        return getattr(self.code, "merge", 1) == "given"
+
+    @property
     def closed(self) -> bool:
         """Whether a norm stands behind the last layer."""
         return self.order not in ("post", "sub_post") if self.final_norm is None else self.final_norm
@@ -391,7 +396,8 @@ class StackConfig(Component):
             raise ValueError("all windows of a stack have one reach")
         options = {
             "rules": rules, "final_norm": self.norm_of().build() if self.closed else None, "inserts": inserts,
-            "window": windows[0] if windows else 0, "merge": getattr(self.code, "merge", 1), "init": self.initialiser(),
+            "window": windows[0] if windows else 0, "init": self.initialiser(),
+            "merge": 1 if self.merges else getattr(self.code, "merge", 1),
         }  # fmt: skip
         if self.code is not None and self.code.fills:
             options[self.code.fills] = self.position_module()

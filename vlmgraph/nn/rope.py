@@ -113,17 +113,19 @@ class RoPE2D(nn.Module):
         return rotation(torch.cat([row * down, column * across], dim=-1))
 
 
-def grid_places(grid: Tensor, count: int, merge: int = 1) -> tuple[Tensor, Tensor]:
+def grid_places(grid: Tensor, count: int, merge: int | Tensor = 1) -> tuple[Tensor, Tensor]:
     """Where every packed patch stands: (row, column) [2, P] and the number of its frame [P], counted over all images.
 
-    grid [n, 3] holds frames, rows and columns of patches. Within a frame patches come in blocks of merge x merge, block after block.
-    `count` is P, the number of patches.
+    grid [n, 3] holds frames, rows and columns of patches. Within a frame patches come in blocks of merge x merge, block after block;
+    `merge` [n] has a side for each image. `count` is P, the number of patches.
     """
     frames, rows, columns = (grid[:, i].long() for i in range(3))
     stops = (frames * rows * columns).cumsum(0)
     place = torch.arange(count, device=grid.device)
     image = torch.searchsorted(stops, place, right=True).clamp(max=len(grid) - 1)
     place = place - (stops - frames * rows * columns)[image]
+    if isinstance(merge, Tensor):
+        merge = merge.long()[image]
     area, wide = (rows * columns)[image], columns[image] // merge
     frame = frames.cumsum(0)[image] - frames[image] + place // area
     block, inner = place % area // merge**2, place % area % merge**2

@@ -69,10 +69,11 @@ class Stack(nn.Module):
         cache: KVCache | None = None,
         taps: Sequence[int] = (),
         until: bool = False,
+        merges: Tensor | None = None,
         **media: Tensor | None,
     ) -> Tensor | dict[str, Tensor]:
         """mask [B, N] (with a cache: of all tokens or of the new ones), positions [B, N] or [3, B, N], modality and prefix [B, N],
-        grid [n, 3]; media by port, [B, M, d], and `<port>_mask` [B, M] or [B, N, M].
+        grid [n, 3] and `merges` [n], which stand in for `merge`; media by port, [B, M, d], and `<port>_mask` [B, M] or [B, N, M].
 
         With `taps` gives a dict: `hidden.i` for each of them and `out`. With `until` stops behind the last tap, without `out`.
         """
@@ -83,7 +84,7 @@ class Stack(nn.Module):
         segments = None
         places = None
         if grid is not None:
-            places, frames = grid_places(grid, x.shape[1], self.merge)
+            places, frames = grid_places(grid, x.shape[1], self.merge if merges is None else merges)
             positions, segments = places[:, None], frames[None]
         elif positions is None:
             positions = self.positions(x.shape[1], past, padding, x.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -125,7 +125,9 @@ class Rotary2D(Position, name="position.rope_2d"):
     split: Literal["shared", "alternate"] = Field(
         "shared", description="rows and columns have the same frequencies, or the even and the odd ones of a whole head (Pixtral)"
     )
-    merge: int = Field(1, ge=1, description="patches come in blocks of merge x merge")
+    merge: Annotated[int, Field(ge=1)] | Literal["given"] = Field(
+        1, description="patches come in blocks of merge x merge; `given`: of a side for each image, the port `merges`"
+    )
     head_dim: int | None = Field(None, ge=1, description="width of a head; the stack's")
     fills = "rope"
     module = "vlmgraph.nn.rope:RoPE2D"

@@ -115,7 +115,8 @@ class VisionTransformer(StackConfig, Encoder, name="vision.vit"):
 
     def signature(self, facet: str = "") -> Ports:
         if self.packed:
-            return Ports(T.tokens["P", "width"], x=T.patches["P", "d_patch"], grid=T.grid["n", 3], **self.media_ports())
+            ports = Ports(T.tokens["P", "width"], x=T.patches["P", "d_patch"], grid=T.grid["n", 3], **self.media_ports())
+            return ports | {"merges": T.index["n"]} if self.merges else ports
         out = T.Type("tokens", (Dim.of("B"), self.patches + (0 if self.drop_prefix else self.prefix), Dim.of("width")))
         sides = ("H", "W") if self.native else ("image_size", "image_size")
         mask = T.Type("mask", (Dim.of("B"), self.patches)).optional_
