@@ -231,12 +231,13 @@ class Generator:
         return {p.name: p.default for p in self.parameters(node).values() if p.default is not inspect.Parameter.empty}
 
     def returns(self, node: Node) -> Any:
-        declared = self.graph.config(node).signature(node.facet).outputs
+        lazy = self.graph.config(node).requested
+        declared = [port for port in self.graph.config(node).signature(node.facet).outputs if port not in lazy]
 
-        def statements(writer: Writer, made: CallNode, wanted: Mapping[str, str], taps: bool) -> Any:
+        def statements(writer: Writer, made: CallNode, wanted: Mapping[str, str], several: bool) -> Any:
             expression = self.expression(made)
             types = dict(node.values())
-            if len(declared) == 1 and not taps:
+            if len(declared) == 1 and not several:
                 value = node.value()
                 variable = writer.variable(value)
                 return [shaped(assign(variable, expression), types[value])], {variable}, {}

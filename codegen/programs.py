@@ -243,6 +243,8 @@ class Writer:
         taps = tuple(int(p.partition(".")[2]) for p in node.outputs if p.startswith("hidden."))
         if taps:
             options["taps"] = taps
+        asked = dict.fromkeys((port for port in node.outputs if port in self.graph.config(node).requested), True)
+        options |= asked
         reads = set().union(*(r for _, r in arguments.values())) if arguments else set()
         made = CallNode(node, {p: e for p, (e, _) in arguments.items()}, {k: constant(v) for k, v in options.items()})
         described: dict[str, Any] = dict(options)
@@ -256,7 +258,7 @@ class Writer:
                 described[port] = (self.types[kinds[0]], None) if maybe else self.types[kinds[0]]
         self.calls.append(Call(node, described))
         wanted = {p: v for p, v in ((p, node.value(p)) for p in node.outputs) if self.uses.get(v)}
-        statements, writes, _ = self.returns(node)(self, made, wanted, bool(taps))
+        statements, writes, _ = self.returns(node)(self, made, wanted, bool(taps or asked))
         self.items.append(Item(worlds, statements, reads, writes))
 
     def may_be_none(self, source: str, found: Mapping[World, Any], worlds: Iterable[World]) -> bool:

@@ -116,7 +116,7 @@ def test_two_experts_by_hand() -> None:
     outputs = torch.stack([expert(x) for expert in moe.experts], 2)
     wanted = (scores.softmax(-1)[..., None] * outputs.gather(2, best[..., None].expand(-1, -1, -1, 8))).sum(2)
     close(moe(x), wanted)
-    shares = moe.shares(x.flatten(0, 1))
+    shares = moe.shares(moe.router(x).flatten(0, 1))
     assert (shares > 0).sum(-1).tolist() == [2] * 6 and torch.allclose(shares.sum(-1), torch.ones(6))
     plain = MixtureOfExperts(experts=5, top_k=2, width=8, hidden=6, act="silu", renormalise=False).build()
     plain.load_state_dict(moe.state_dict())

@@ -102,6 +102,8 @@ class Component(Config):
     """Call options that `[nodes.Y]` may set; passed to forward by name."""
     shares: ClassVar[tuple[str, ...]] = ()
     """Fields that `of = "other"` takes from the other component."""
+    requested: ClassVar[tuple[str, ...]] = ()
+    """Outputs that are computed only where something reads them: forward then gets `NAME=True` and returns a dict."""
     parts: ClassVar[tuple[str, ...]] = ()
     multiplies: ClassVar[bool] = True
     """Whether `flops` has anything to count where there are parameters: not for tables that are read and norms."""

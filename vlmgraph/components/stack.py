@@ -44,7 +44,7 @@ class Inserted(Config):
     def _places(self) -> Inserted:
         if (self.every is None) == (self.layers is None):
             raise ValueError("give either `every` or `layers`")
-        taken = ("x", "mask", "positions", "modality", "prefix", "grid", "merges", "cache", "taps", "until", "self")
+        taken = ("x", "mask", "positions", "modality", "prefix", "grid", "merges", "cache", "taps", "until", "router", "self")
         for word, what in ((self.name, "an insertion"), (self.port, "a port")):
             if not word.isidentifier() or (word == self.port and word in taken):
                 raise ValueError(f"{word!r} cannot name {what}")
@@ -104,6 +104,7 @@ class StackConfig(Component):
     )
     std: float = Field(0.02, gt=0, description="standard deviation of the first weights")
     module = "vlmgraph.nn.stack:Stack"
+    requested = ("router",)
 
     @field_validator("bias")
     @classmethod
@@ -273,6 +274,17 @@ class StackConfig(Component):
         """Whether a layer chooses by modality."""
         return any(getattr(part, "routed", False) for kind in self.variants.values() for part in kind.one.values())
 
+    @cached_property
+    def mixtures(self) -> int:
+        """Layers that are mixtures of experts; 0 where they have different numbers of experts, whose scores cannot be put together."""
+        return 0 if self.experts is None else sum(hasattr(self.variants[kind].mlp, "top_k") for kind in self.sequence)
+
+    @cached_property
+    def experts(self) -> int | None:
+        """Experts of every mixture."""
+        found = {kind.mlp.experts for kind in self.variants.values() if hasattr(kind.mlp, "top_k")}
+        return found.pop() if len(found) == 1 else None
+
     @property
     def media(self) -> tuple[str, ...]:
         """Ports of cross-attention and insertions."""
@@ -315,7 +327,10 @@ class StackConfig(Component):
         return ports
 
     def signature(self, facet: str = "") -> Ports:
-        return Ports(T.tokens["B", "N", "width"], x=T.tokens["B", "N", "width"], **self.further_ports())
+        outputs = {"out": T.tokens["B", "N", "width"]}
+        if self.mixtures:
+            outputs["router"] = T.Type("logits", (Dim.of(self.mixtures), Dim.of("B"), Dim.of("N"), Dim.of(self.experts or 0)))
+        return Ports(outputs, x=T.tokens["B", "N", "width"], **self.further_ports())
 
     def addresses(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(segment for part in self.parameters() for segment in part.split(".")))

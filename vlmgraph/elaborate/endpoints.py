@@ -29,6 +29,8 @@ class Draft:
     inputs: dict[str, Source] = field(default_factory=dict)
     label: Label | None = None
     taps: set[int] = field(default_factory=set)
+    requested: set[str] = field(default_factory=set)
+    """Outputs read by some edge that are not there by themselves."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,7 @@ class Ends:
             if port and port not in draft.ports.outputs:
                 self.unknown_port(draft, port, draft.ports.outputs, "output", at)
             value = name if not port or port == next(iter(draft.ports.outputs)) else f"{name}.{port}"
+            draft.requested.add(port)
             return [self.sliced(value, brackets, None, at)]
         if name in self.blocks:
             block = self.blocks[name]

@@ -135,7 +135,9 @@ class Wiring(Ends):
         """All nodes, aliases not yet resolved, in order of appearance."""
         made = []
         for draft in (*self.drafts.values(), *self.scores.values()):
-            outputs = dict(draft.ports.outputs)
+            config = self.configs.built.get(draft.component)
+            lazy = set(config.requested) - draft.requested if config is not None else set()
+            outputs = {port: type_ for port, type_ in draft.ports.outputs.items() if port not in lazy}
             hidden = outputs.get("hidden", next(iter(outputs.values()), None))
             outputs |= {f"hidden.{i}": hidden for i in sorted(draft.taps) if hidden is not None}
             made.append(Node(draft.id, CALL, draft.component, draft.facet, draft.inputs, outputs, draft.options))

@@ -56,9 +56,11 @@ def _lower_call(graph: Graph, node: Node, lowered: fx.Graph, values: dict[str, f
     taps = tuple(int(p.partition(".")[2]) for p in node.outputs if p.startswith("hidden."))
     if taps:
         kwargs["taps"] = taps
+    lazy = graph.config(node).requested
+    kwargs.update(dict.fromkeys((port for port in node.outputs if port in lazy), True))
     call = lowered.create_node("call_module", module_path(node), (), kwargs, name=identifier(node.id))
     declared = graph.config(node).signature(node.facet).outputs
-    if len(declared) == 1 and not taps:
+    if not taps and sum(port in node.outputs or port not in lazy for port in declared) == 1:
         values[node.value()] = call
         return
     default = next(iter(node.outputs))

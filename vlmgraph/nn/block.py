@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .attention import CrossAttention
 from .cache import LayerCache
 from .mlp import Experts
+from .moe import MixtureOfExperts
 from .rope import Rotation
 
 ORDERS = ("pre", "post", "sub_post", "parallel", "normed")
@@ -85,12 +86,13 @@ class Block(nn.Module):
         cache: LayerCache | None = None,
         media: Tensor | None = None,
         media_mask: Tensor | None = None,
+        routes: list[Tensor] | None = None,
     ) -> Tensor:
-        """Without `media` the cross-attention is left out."""
+        """Without `media` the cross-attention is left out. A mixture of experts puts its router's scores behind `routes`."""
         if self.order == "parallel":
             y = self.norms["attention"](x)
             attended = self.scaled("attention", self.attention(y, mask, rope, cache, modality))  # type: ignore[misc]
-            return x + attended + self.scaled("mlp", self.feed(self.norms["mlp"](x) if "mlp" in self.norms else y, modality))
+            return x + attended + self.scaled("mlp", self.feed(self.norms["mlp"](x) if "mlp" in self.norms else y, modality, routes))
         if self.attention is not None:
             attention = self.attention
             x = self.branch("attention", x, lambda y: attention(y, mask, rope, cache, modality))
@@ -98,7 +100,7 @@ class Block(nn.Module):
             cross = self.cross
             x = self.branch("cross", x, lambda y: cross(y, media, media_mask))
         if self.mlp is not None:
-            x = self.branch("mlp", x, lambda y: self.feed(y, modality))
+            x = self.branch("mlp", x, lambda y: self.feed(y, modality, routes))
         return x
 
     def branch(self, name: str, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
@@ -119,8 +121,10 @@ class Block(nn.Module):
     def scaled(self, name: str, y: Tensor) -> Tensor:
         return self.scales[name](y) if name in self.scales else y
 
-    def feed(self, x: Tensor, modality: Tensor | None) -> Tensor:
+    def feed(self, x: Tensor, modality: Tensor | None, routes: list[Tensor] | None) -> Tensor:
         assert self.mlp is not None
+        if isinstance(self.mlp, MixtureOfExperts):
+            return self.mlp(x, routes)
         return self.mlp(x, modality) if isinstance(self.mlp, Experts) else self.mlp(x)
 
 

@@ -68,6 +68,7 @@ class Stack(nn.Module):
         prefix: Tensor | None = None,
         cache: KVCache | None = None,
         taps: Sequence[int] = (),
+        router: bool = False,
         until: bool = False,
         merges: Tensor | None = None,
         **media: Tensor | None,
@@ -76,6 +77,7 @@ class Stack(nn.Module):
         grid [n, 3] and `merges` [n], which stand in for `merge`; media by port, [B, M, d], and `<port>_mask` [B, M] or [B, N, M].
 
         With `taps` gives a dict: `hidden.i` for each of them and `out`. With `until` stops behind the last tap, without `out`.
+        With `router` a dict too, in which `router` [L, B, N, experts] holds the scores of the L layers that are mixtures of experts.
         """
         packed = x.dim() == 2
         x = x[None] if packed else x
@@ -96,19 +98,22 @@ class Stack(nn.Module):
             for rules in dict.fromkeys(self.rules)
         }
         kept = {"hidden.0": x} if 0 in taps else {}
+        routes: list[Tensor] | None = [] if router else None
         cross, cross_mask = media.get(self.cross_port), media.get(f"{self.cross_port}_mask")
         last = max(taps) if until else len(self.layers)
         for i, layer in enumerate(self.layers[:last]):
             x = self.insert("before", i, x, media)
-            x = layer(x, masks[self.rules[i]], rope, modality, cache[i] if cache is not None else None, cross, cross_mask)
+            x = layer(x, masks[self.rules[i]], rope, modality, cache[i] if cache is not None else None, cross, cross_mask, routes)
             x = self.insert("after", i, x, media)
             if i + 1 in taps:
                 kept[f"hidden.{i + 1}"] = x
         if not until:
             kept["out"] = x if self.final_norm is None else self.final_norm(x)
+        if routes is not None:
+            kept["router"] = torch.stack(routes)
         if packed:
             kept = {name: value[0] for name, value in kept.items()}
-        return kept if taps else kept["out"]
+        return kept if taps or router else kept["out"]
 
     def enter(self, x: Tensor, positions: Tensor) -> Tensor:
         """What enters the first layer: the tokens with their position added, if any is."""

@@ -166,11 +166,14 @@ def _cut(
             needed |= {p for s in node.sources() if (p := owner(s, producer))}
             kept.append(node)
     kept.reverse()
-    return [_only_used(node, values) for node in kept], found
+    return [_only_used(graph, node, values) for node in kept], found
 
 
-def _only_used(node: Node, values: set[str]) -> Node:
-    """A stack whose default output nobody reads stops after its last tap."""
+def _only_used(graph: Graph, node: Node, values: set[str]) -> Node:
+    """Outputs on request that nobody reads are not asked for. A stack whose default output nobody reads stops after its last tap."""
+    lazy = graph.config(node).requested if node.op == CALL else ()
+    if any(port in lazy for port in node.outputs):
+        node = replace(node, outputs={p: t for p, t in node.outputs.items() if p not in lazy or node.value(p) in values})
     taps = [p for p in node.outputs if p.startswith("hidden.")]
     if not taps:
         return node
