@@ -13,6 +13,7 @@ from ...ir.dims import Dim, DimError, Symbol, apply
 from ..base import Encoder, Ports, load_symbol
 from ..layer.patch import LinearPatch, PatchSlot
 from ..layer.position import Fractional, Learned, Position
+from ..layer.sincos import SinCos2D
 from ..layer.slot import counted, filled
 from ..stack import StackConfig
 
@@ -39,7 +40,7 @@ class VisionTransformer(StackConfig, Encoder, name="vision.vit"):
 
     @model_validator(mode="after")
     def _patches(self) -> VisionTransformer:
-        if self.packed and (self.cls or self.registers or isinstance(self.code, Learned | Fractional)):
+        if self.packed and (self.cls or self.registers or isinstance(self.code, Learned | Fractional | SinCos2D)):
             raise ValueError(
                 "pre-cut patches of many images have no class token, registers or learned positions: set cls = false and another position"
             )
@@ -48,13 +49,18 @@ class VisionTransformer(StackConfig, Encoder, name="vision.vit"):
         if not self.packed and self.cut.size is None:
             raise ValueError("patch: give its size in pixels")
         if self.native and (self.cls or self.registers):
-            raise ValueError("position.fractional has no rows for class and register tokens: set cls = false")
+            raise ValueError(f"{self.code.kind} has no rows for class and register tokens: set cls = false")  # type: ignore[union-attr]
         return self
 
     @property
     def packed(self) -> bool:
         """Whether patches come with a grid instead of whole images."""
         return isinstance(self.patch, LinearPatch)
+
+    @property
+    def native(self) -> bool:
+        """Whether whole images come in any aspect ratio."""
+        return isinstance(self.code, Fractional | SinCos2D)
 
     @property
     def square(self) -> bool:
@@ -69,11 +75,6 @@ class VisionTransformer(StackConfig, Encoder, name="vision.vit"):
         except DimError:  # it is said where the tower reads an image
             side = None
         return {**super().around, "side": side}
-
-    @property
-    def native(self) -> bool:
-        """Whether whole images come in any aspect ratio."""
-        return isinstance(self.code, Fractional)
 
     @cached_property
     def cut(self) -> Any:
@@ -120,7 +121,10 @@ class VisionTransformer(StackConfig, Encoder, name="vision.vit"):
         out = T.Type("tokens", (Dim.of("B"), self.patches + (0 if self.drop_prefix else self.prefix), Dim.of("width")))
         sides = ("H", "W") if self.native else ("image_size", "image_size")
         mask = T.Type("mask", (Dim.of("B"), self.patches)).optional_
-        return Ports(out, x=T.image["B", self.cut.channels, sides[0], sides[1]], mask=mask, **self.media_ports())
+        ports = {"mask": mask, **self.media_ports()}
+        if {"prefix", "prefix_or_full"} & set(self.rules):
+            ports["prefix"] = mask
+        return Ports(out, x=T.image["B", self.cut.channels, sides[0], sides[1]], **ports)
 
     def parameters(self) -> dict[str, int]:
         counts = counted("patch", self.cut)
