@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from vlmgraph.components.connector.gated_mlp import GatedMLPConnector
 from vlmgraph.components.connector.glu import GLUConnector
 from vlmgraph.components.connector.learned import LearnedQueries, LearnedTokens
 from vlmgraph.components.connector.linear import LinearConnector
@@ -22,6 +23,8 @@ CONFIGS = [
     MLPConnector(d_in=3, out=8, depth=3, hidden=11, bias=False),
     GLUConnector(d_in=6, out=4, hidden=9),
     GLUConnector(d_in=6, out=4, hidden=9, norm="norm.rms", bias=True),
+    GatedMLPConnector(d_in=6, out=4, hidden=9),
+    GatedMLPConnector(d_in=6, out=4, hidden=9, bias=True),
     LearnedTokens(d=6),
     LearnedTokens(d=6, before=0, after=3),
     LearnedQueries(count=5, width=7),
@@ -49,10 +52,12 @@ def test_counts(config):
 
 
 def test_published_counts():
-    """LLaVA-1.5 7B and 13B projectors, CogVLM's adapter with its two boundary vectors, Janus' adaptors and generation head."""
+    """LLaVA-1.5 7B and 13B projectors, CogVLM's adapter with its two boundary vectors, Idefics2's modality projection, Janus' adaptors and
+    generation head."""
     assert MLPConnector(d_in=1024, out=4096).total() == 20_979_712
     assert MLPConnector(d_in=1024, out=5120).total() == 31_467_520
     assert GLUConnector(d_in=1792, out=4096, hidden=11008).total() + LearnedTokens(d=4096).total() == 142_622_720
+    assert GatedMLPConnector(d_in=1152, hidden=14336, out=4096).total() == 91_750_400
     assert MLPConnector(d_in=1024, out=2048).total() == 6_295_552
     assert MLPConnector(d_in=8, out=2048).total() == 4_214_784
     assert MLPHead(d_in=2048, out=16384).total() == 37_767_168

@@ -24,7 +24,15 @@ def build(**fields):
 
 
 @pytest.mark.parametrize(
-    "fields", [{}, {"qk_norm": True, "bias": True}, {"mlp": 0, "final_norm": False}, {"frames": 3, "media": 2, "mlp": 7}, {"keys": "media"}]
+    "fields",
+    [
+        {},
+        {"qk_norm": True, "bias": True},
+        {"mlp": 0, "final_norm": False},
+        {"frames": 3, "media": 2, "mlp": 7},
+        {"keys": "media"},
+        {"kv_heads": 1, "gated": True, "norm": "norm.rms", "qk_norm": True},
+    ],
 )
 def test_counts_equal_the_module(fields):
     config = Resampler(**{**TINY, **fields})
@@ -121,6 +129,71 @@ def test_equals_the_perceiver_of_idefics():
         torch.testing.assert_close(module(context), reference(context), rtol=1e-5, atol=1e-5)
 
 
+def idefics2(**fields):
+    """A resampler as Idefics2 has it, the reference's, and its weights under our names."""
+    from transformers import Idefics2Config
+    from transformers.models.idefics2.modeling_idefics2 import Idefics2PerceiverResampler
+
+    torch.manual_seed(1)
+    own = {"hidden_size": 12, "resampler_n_latents": 5, "resampler_depth": 3, "resampler_n_heads": 4, "num_key_value_heads": 2}
+    own["resampler_head_dim"] = 6
+    reference = Idefics2PerceiverResampler(Idefics2Config(perceiver_config=own, text_config={"hidden_size": 12}).perceiver_config).eval()
+    with torch.no_grad():
+        for parameter in reference.parameters():
+            parameter.copy_(torch.randn_like(parameter).mul_(0.3) + (parameter.dim() == 1))
+    names = (
+        (r"^latents$", "queries"),
+        (r"^norm\.", "final_norm."),
+        (r"\.input_context_norm\.", ".norms.media."),
+        (r"\.input_latents_norm\.", ".norms.attention."),
+        (r"\.post_attention_layernorm\.", ".norms.mlp."),
+        (r"\.self_attn\.([qkv])_proj\.", r".attention.\1."),
+        (r"\.self_attn\.o_proj\.", ".attention.out."),
+        (r"\.mlp\.(gate|up|down)_proj\.", r".mlp.\1."),
+    )
+    state = {}
+    for key, value in reference.state_dict().items():
+        for theirs, ours in names:
+            key = re.sub(theirs, ours, key)
+        state[key] = value
+    form = {"act": "silu", "gated": True, "norm": "norm.rms", "norm_eps": 1e-6, "video": False, "init": "ones"}
+    module = build(queries=5, layers=3, heads=4, kv_heads=2, head_dim=6, **{**form, **fields})
+    module.load_state_dict(state)
+    return module, reference
+
+
+@torch.no_grad()
+def test_equals_the_perceiver_of_idefics2():
+    """Grouped heads, RMS norms, gated MLPs, and padding left out."""
+    pytest.importorskip("transformers")
+    module, reference = idefics2()
+    media, mask = torch.randn(3, 11, 12), torch.ones(3, 11, dtype=torch.bool)
+    mask[0, 7:], mask[2, ::2] = False, False
+    torch.testing.assert_close(module(media, mask), reference(media, attention_mask=mask), rtol=1e-5, atol=1e-5)
+    noisy = torch.where(mask[..., None], media, torch.randn(3, 11, 12) * 10)
+    assert torch.equal(module(noisy, mask), module(media, mask)) and (module(noisy) - module(media)).abs().max() > 1e-2
+    torch.testing.assert_close(module(media[:1, :7]), module(media, mask)[:1], rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_mask_over_frames_and_over_media_alone():
+    mask = torch.ones(2, 3, 4, dtype=torch.bool)
+    mask[1, 2], mask[0, :, 3] = False, False
+    x = torch.randn(2, 3, 4, 12)
+    noisy = torch.where(mask[..., None], x, torch.randn(2, 3, 4, 12))
+    for fields in ({}, {"keys": "media"}):
+        module = build(**fields)
+        assert torch.equal(module(noisy, mask), module(x, mask.float())) and not torch.equal(module(noisy), module(x))
+
+
+def test_latents_of_ones():
+    """So all rows that go out are one and the same before training (Idefics2)."""
+    module = build(init="ones", video=False)
+    out = module(torch.randn(2, 7, 12))
+    assert torch.equal(module.queries, torch.ones(5, 12)) and torch.allclose(out, out[:, :1].expand_as(out), atol=1e-6)
+    assert not torch.allclose(build(video=False)(torch.randn(1, 7, 12))[:, :1], build(video=False)(torch.randn(1, 7, 12)), atol=1e-2)
+
+
 def test_always_as_many_latents():
     module = build()
     for frames, tokens in ((1, 4), (8, 9), (3, 1)):
@@ -167,6 +240,8 @@ def test_signatures():
     assert shown == {"tokens[B, F, V, d]", "tokens[B, V, d]", "tokens[B, M, F, V, d]"}
     with pytest.raises(ValidationError, match="frame axis"):
         Resampler(video=False, frames=4)
+    with pytest.raises(ValidationError, match="3 do not divide 4 heads"):
+        Resampler(heads=4, kv_heads=3)
     with pytest.raises(ValidationError, match="squared_relu"):
         Resampler(act="squaredrelu")
     assert build(act="squared_relu")(torch.randn(1, 1, 2, 12)).shape == (1, 5, 12)
@@ -178,3 +253,5 @@ def test_flops():
     keys = 2 * 4 + 5
     layer = 5 * 12 * 8 + 2 * keys * 12 * 8 + 2 * 5 * keys * 8 + 5 * 8 * 12 + 2 * 5 * 12 * 48
     assert config.flops(symbols).constant == 2 * 3 * 2 * layer
+    grouped = 5 * 12 * 8 + 2 * keys * 12 * 4 + 2 * 5 * keys * 8 + 5 * 8 * 12 + 3 * 5 * 12 * 48
+    assert Resampler(**TINY, kv_heads=1, gated=True).flops(symbols).constant == 2 * 3 * 2 * grouped

@@ -24,14 +24,14 @@ class MLP(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    """down(act(gate x) * up x): [..., width] → [..., width] (GLU variants, arXiv 2002.05202)."""
+    """down(act(gate x) * up x): [..., width] → [..., out], as wide as it came where no `out` is given (GLU variants, arXiv 2002.05202)."""
 
-    def __init__(self, width: int, hidden: int, act: nn.Module, bias: bool = False) -> None:
+    def __init__(self, width: int, hidden: int, act: nn.Module, bias: bool = False, out: int | None = None) -> None:
         super().__init__()
         self.gate = nn.Linear(width, hidden, bias=bias)
         self.up = nn.Linear(width, hidden, bias=bias)
         self.act = act
-        self.down = nn.Linear(hidden, width, bias=bias)
+        self.down = nn.Linear(hidden, width if out is None else out, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(self.act(self.gate(x)) * self.up(x))

@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import CrossAttention
-from .mlp import MLP
+from .mlp import MLP, GatedMLP
+from .norm import RMSNorm
 
 
 class ResamplerLayer(nn.Module):
     """x + attention(x; media or media and x), then x + mlp(x), each behind its norms. The media are never changed."""
 
-    def __init__(self, d: int, attention: CrossAttention, mlp: MLP | None, keys: str = "media+latents", eps: float = 1e-5) -> None:
+    def __init__(
+        self,
+        attention: CrossAttention,
+        mlp: MLP | GatedMLP | None,
+        norms: Mapping[str, nn.Module],
+        keys: str = "media+latents",
+    ) -> None:
         super().__init__()
         self.keys = keys
-        names = ["media", "attention"] + (["mlp"] if mlp is not None else [])
-        self.norms = nn.ModuleDict({name: nn.LayerNorm(d, eps=eps) for name in names})
+        self.norms = nn.ModuleDict(norms)
         self.attention = attention
         self.mlp = mlp
 
-    def forward(self, x: Tensor, media: Tensor) -> Tensor:
-        """Latents x [B, Q, d], media [B, K, d] → [B, Q, d]."""
+    def forward(self, x: Tensor, media: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Latents x [B, Q, d], media [B, K, d] and which of them are real, mask [B, K] → [B, Q, d]."""
         latents, media = self.norms["attention"](x), self.norms["media"](media)
         keys = torch.cat([media, latents], dim=1) if self.keys == "media+latents" else media
-        x = x + self.attention(latents, keys)
+        if mask is not None and self.keys == "media+latents":
+            mask = torch.cat([mask.bool(), torch.ones(latents.shape[:2], dtype=torch.bool, device=mask.device)], dim=1)
+        x = x + self.attention(latents, keys, mask)
         if self.mlp is not None:
             x = x + self.mlp(self.norms["mlp"](x))
         return x
@@ -37,7 +47,8 @@ class Resampler(nn.Module):
     video: the input has a frame axis, [..., F, V, d], and all frames of an item are read together. `frames` learned time
     embeddings are added to every token of a frame; more frames than there are embeddings stretch the table linearly, its
     ends staying at the ends. `media` learned embeddings number the items of a sample, [B, M, ...]. No code for the place
-    in the image: the tokens carry it.
+    in the image: the tokens carry it. `mask` [..., V], or [..., F, V], leaves padding out. `norm`: "layer" or "rms". `kv_heads` < `heads`
+    share keys and values among groups of heads. `init`: latents begin as unit normal vectors, or as "ones".
     """
 
     def __init__(
@@ -57,44 +68,56 @@ class Resampler(nn.Module):
         media: int = 0,
         eps: float = 1e-5,
         final_norm: bool = True,
+        kv_heads: int | None = None,
+        gated: bool = False,
+        norm: str = "layer",
+        init: str = "normal",
     ) -> None:
         super().__init__()
-        self.video = video
+        self.video, self.init = video, init
         self.queries = nn.Parameter(torch.empty(queries, d))
         self.frames = nn.Parameter(torch.empty(frames, d)) if frames else None
         self.media = nn.Parameter(torch.empty(media, d)) if media else None
         letters = "qkvo" if bias else ""
 
-        def head_norm() -> nn.Module | None:
-            return nn.LayerNorm(head_dim, eps=eps) if qk_norm else None
+        def norm_of(width: int) -> nn.Module:
+            return RMSNorm(width, eps) if norm == "rms" else nn.LayerNorm(width, eps=eps)
 
+        names = ["media", "attention"] + (["mlp"] if mlp else [])
+        feed = GatedMLP if gated else MLP
         self.layers = nn.ModuleList()
         for _ in range(layers):
-            attention = CrossAttention(d, d, heads, head_dim=head_dim, bias=letters, q_norm=head_norm(), k_norm=head_norm())
-            self.layers.append(ResamplerLayer(d, attention, MLP(d, mlp, act, bias) if mlp else None, keys, eps))
-        self.final_norm = nn.LayerNorm(d, eps=eps) if final_norm else nn.Identity()
+            q_norm, k_norm = (norm_of(head_dim), norm_of(head_dim)) if qk_norm else (None, None)
+            attention = CrossAttention(d, d, heads, kv_heads, head_dim, letters, q_norm, k_norm)
+            own = {name: norm_of(d) for name in names}
+            self.layers.append(ResamplerLayer(attention, feed(d, mlp, act, bias) if mlp else None, own, keys))
+        self.final_norm = norm_of(d) if final_norm else nn.Identity()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Unit normal latents and embeddings, as in OpenFlamingo."""
+        """Unit normal latents and embeddings, as in OpenFlamingo; latents of ones as in Idefics2."""
         for table in (self.queries, self.frames, self.media):
             if table is not None:
                 nn.init.normal_(table)
+        if self.init == "ones":
+            nn.init.ones_(self.queries)
 
-    def forward(self, media: Tensor) -> Tensor:
+    def forward(self, media: Tensor, mask: Tensor | None = None) -> Tensor:
         if self.frames is not None:
             media = media + time_table(self.frames, media.shape[-3])[:, None].to(media.dtype)
         if self.video:
             media = media.flatten(-3, -2)
+            mask = None if mask is None else mask.flatten(-2)
         if self.media is not None:
             if media.shape[-3] > len(self.media):
                 raise ValueError(f"{media.shape[-3]} media a sample, but the resampler has embeddings for {len(self.media)}")
             media = media + self.media[: media.shape[-3], None].to(media.dtype)
         around = media.shape[:-2]
         media = media.flatten(0, -3)
+        mask = None if mask is None else mask.flatten(0, -2)
         x = self.queries.to(media.dtype).expand(media.shape[0], -1, -1)
         for layer in self.layers:
-            x = layer(x, media)
+            x = layer(x, media, mask)
         return self.final_norm(x).unflatten(0, around)
 
 
