@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vlmgraph
-from vlmgraph.weights.lock import slot, to_toml
+from vlmgraph.spec.write import to_toml
+from vlmgraph.weights.lock import slot
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -30,10 +30,11 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError("--weights needs -o FOLDER")
         return convert(folder, args.output)
     from ..weights.import_config import import_config
-    from ..weights.lock import to_toml
+    from ..weights.tidy import spec_text, tidied
 
     imported = import_config(folder / "config.json")
-    write(f"# from {folder.name}/config.json, model type {imported.family}\n\n{to_toml(imported.spec)}", args.output)
+    comment = f"from {folder.resolve().name}/config.json, model type {imported.family}"
+    write(spec_text(tidied(imported.spec, folder), folder.resolve().name, comment), args.output)
     return 0
 
 

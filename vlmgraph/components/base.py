@@ -79,6 +79,10 @@ class Config(BaseModel, metaclass=Named):
     def arguments(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in type(self).model_fields}
 
+    def sense(self) -> dict[str, Any]:
+        """What the fields come to, with what some of them leave to others: equal for configs that mean the same module."""
+        return {name: getattr(self, name) for name in type(self).model_fields}
+
     def parameters(self) -> dict[str, int]:
         """Parameter counts by part, without torch; the values add up to the module's total."""
         return {}

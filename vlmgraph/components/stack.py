@@ -207,6 +207,10 @@ class StackConfig(Component):
         """Whether its tokens are a whole square grid that attends to itself without more."""
         return False
 
+    def sense(self) -> dict[str, Any]:
+        meant = {"kv_heads": self.kv_heads or self.heads, "head_dim": self.head, "position": self.code, "norm": self.norm_of()}
+        return {**super().sense(), **meant, "bias": self.biased, "act": self.activation, "mask": self.rules}
+
     @property
     def activation(self) -> str:
         return self.act or ("silu" if self.rms else "gelu")

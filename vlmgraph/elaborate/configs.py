@@ -163,7 +163,7 @@ class Configs:
                     default = target_cls.model_fields[name].default
                     if default is not None and name in cls.model_fields:
                         fields.setdefault(name, default)
-        return _merge(fields, own)
+        return merged(fields, own)
 
     def reference(self, name: Any, path: Path) -> dict[str, Any] | None:
         if not isinstance(name, str) or name not in self.tables:
@@ -270,22 +270,22 @@ def _has_token(annotation: Any, metadata: Any) -> bool:
     return any(isinstance(arg, TokenMark) or _has_token(arg, getattr(arg, "__metadata__", ())) for arg in get_args(annotation))
 
 
-def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Deep merge by key; a table with a new `type` replaces the whole table. A bare number is the `hidden` of a slot's table."""
-    merged = dict(under)
+    result = dict(under)
     for key, value in over.items():
-        below = merged.get(key)
+        below = result.get(key)
         if isinstance(value, Mapping) and isinstance(below, Mapping) and value.get("type", below.get("type")) == below.get("type"):
-            merged[key] = _merge(below, value)
+            result[key] = merged(below, value)
         elif isinstance(value, Mapping) and isinstance(below, str) and "type" not in value:
-            merged[key] = {"type": below, **value}
+            result[key] = {"type": below, **value}
         elif isinstance(value, Mapping) and _number(below):
-            merged[key] = {"hidden": below, **value}
+            result[key] = {"hidden": below, **value}
         elif _number(value) and isinstance(below, Mapping) and "type" in below:
-            merged[key] = {**below, "hidden": value}
+            result[key] = {**below, "hidden": value}
         else:
-            merged[key] = value
-    return merged
+            result[key] = value
+    return result
 
 
 def _number(value: Any) -> bool:

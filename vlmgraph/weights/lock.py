@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import math
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from ..spec.write import to_toml
 from .digests import digests
 
 if TYPE_CHECKING:
     from ..ir.graph import Graph
     from ..spec import Spec
 
-_BARE = re.compile(r"[A-Za-z0-9_-]+")
 _LINKS = ("of", "copy", "update", "frozen", "role")
 """Keys of a component's table that are no fields and stay as they are."""
 
@@ -68,39 +65,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
     return value
-
-
-def to_toml(data: Mapping[str, Any]) -> str:
-    """Tables two levels deep under headers of their own, what is below on one line."""
-    lines = [f"{key(k)} = {literal(v)}" for k, v in data.items() if not isinstance(v, Mapping)]
-    for name, table in data.items():
-        if not isinstance(table, Mapping):
-            continue
-        lines += ["", f"[{key(name)}]"]
-        lines += [f"{key(k)} = {literal(v)}" for k, v in table.items()]
-    return "\n".join(lines).lstrip("\n") + "\n"
-
-
-def key(name: str) -> str:
-    return name if _BARE.fullmatch(name) else quoted(name)
-
-
-def quoted(text: str) -> str:
-    """A basic string; JSON escapes what TOML does, but for DEL."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def literal(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        return repr(value) if math.isfinite(value) else "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, str):
-        return quoted(value)
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{key(k)} = {literal(v)}" for k, v in value.items()) + " }" if value else "{}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(literal(v) for v in value) + "]"
-    raise TypeError(f"{value!r} has no TOML form")
