@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from vlmgraph.diagnostics import Collector, DiagnosticError
 from vlmgraph.weights.layouts import layout_names, read_layout
-from vlmgraph.weights.operations import ByHead, Reshape, Rope, Transpose, read_operation
+from vlmgraph.weights.operations import ByHead, Grid, Reshape, Rope, Transpose, read_operation
 from vlmgraph.weights.rules import Dialect, Layout, Rule
 from vlmgraph.weights.templates import Template, TemplateError, substitute
 
@@ -75,6 +75,7 @@ def test_operations_invert(heads: int, half: int, width: int, seed: int) -> None
     for operation, given_, shape in [
         (Rope(heads), x, x.shape),
         (Transpose(0, 1), x, (width, len(x))),
+        (Grid(), torch.randn(1, half, half, width), (half**2, width)),
         (Reshape((heads, half, 2, -1)), x.reshape(heads, half, 2, width), (heads * half, 2 * width)),
     ]:
         y = operation.load(given_, shape)

@@ -140,6 +140,11 @@ class Component(Config):
         return False
 
     @property
+    def whole(self) -> bool:
+        """Whether it needs every value of a list: it is left out of a program that lacks one of them."""
+        return False
+
+    @property
     def placeholders(self) -> Mapping[str, tuple[Any, ...]]:
         """Token ids that stand for the features of a port: a call that has such tokens but no features is refused."""
         return {}

@@ -25,7 +25,7 @@ class GridAttention(Attention):
 
     def __init__(self, width: int, heads: int, side: int, window: int | None = None, relative: bool = True, **options: Any) -> None:
         super().__init__(width, heads, **options)
-        self.side, self.window = side, window
+        self.side, self.window = side, window or None
         self.reach = window or side
         self.rows = nn.Parameter(torch.empty(2 * self.reach - 1, self.head_dim)) if relative else None
         self.columns = nn.Parameter(torch.empty(2 * self.reach - 1, self.head_dim)) if relative else None

@@ -128,9 +128,11 @@ def _cut(
         if all(v in cuts for v, _ in node.values()):
             continue
         inputs: dict[str, Source] = {}
+        whole = node.op == CALL and graph.config(node).whole
         for port, source in node.inputs.items():
-            fed = [c for s in ((source,) if isinstance(source, str) else source) if (c := current(s)) in have]
-            if fed:
+            sources = (source,) if isinstance(source, str) else source
+            fed = [c for s in sources if (c := current(s)) in have]
+            if fed and (len(fed) == len(sources) or not whole):
                 inputs[port] = fed[0] if isinstance(source, str) else tuple(fed)
         if node.op != CALL:
             if all(port in inputs for port in node.inputs):

@@ -34,6 +34,8 @@ class Entries:
     texts: dict[str, Text]
     outputs: dict[str, Image]
     codecs: dict[str, Boxes]
+    derived: dict[str, Image]
+    """Entries whose pictures are those of another one."""
 
     def media_of(self, text: Text, token: str) -> str | None:
         """The input whose pictures a placeholder stands for, or None where that is not clear."""
@@ -56,7 +58,7 @@ def read_tables(
     With `inputs` the size of pictures may be left out, and one that differs is a fault.
     """
     found = Collector()
-    entries = Entries({}, {}, {}, {})
+    entries = Entries({}, {}, {}, {}, {})
     broken = False
 
     def fault(path: tuple[str, ...], message: str, fix: str, code: str = problems.CONFIG) -> None:
@@ -73,7 +75,9 @@ def read_tables(
         if isinstance(config, Boxes):
             entries.codecs[name] = config
             continue
-        if isinstance(config, Pixels):
+        if isinstance(config, Image) and config.source is not None:
+            entries.derived[name] = _sized(name, config, (inputs or {}).get(name), fault)  # type: ignore[assignment]
+        elif isinstance(config, Pixels):
             entries.media[name] = _sized(name, config, (inputs or {}).get(name), fault)
         elif isinstance(config, Text):
             entries.texts[name] = config
@@ -81,6 +85,12 @@ def read_tables(
             _known(name, (name,), "input", inputs, fault)
             for other in getattr(config, "also", {}):
                 _known(other, (name, "also", other), "input", inputs, fault)
+    for name, image in entries.derived.items():
+        root = entries.media.get(image.source or "")
+        if not broken and (not isinstance(root, Image) or root.batch != image.batch):
+            known = ", ".join(n for n, c in entries.media.items() if isinstance(c, Image) and c.batch == image.batch) or "none"
+            said = f"`{image.source}` is no entry of pictures of one size in this batch form that stands by itself"
+            fault((name, "source"), said, f"entries that are: {known}")
     for name, text in entries.texts.items():
         _tokens(name, text, tokens, fault)
         for token, place in text.places().items():

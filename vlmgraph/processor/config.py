@@ -104,6 +104,8 @@ class Image(Pixels, name="processor.image"):
     """How `clips` samples a video; a picture is a clip of one frame."""
     inverse: bool = False
     """An output of the model that becomes pictures."""
+    source: str | None = None
+    """Another entry: its pictures, as it fitted them, are what this one starts from; no pictures are given for this one by itself."""
 
     @model_validator(mode="after")
     def _square(self) -> Image:
@@ -113,6 +115,8 @@ class Image(Pixels, name="processor.image"):
             raise ValueError(f"short is {self.short}, which holds no crop of {self.size}")
         if "mask" in self.also.values() and self.batch == "images":
             raise ValueError('a mask over media needs batch = "samples" or "clips"')
+        if self.source is not None and (self.batch == "clips" or self.inverse):
+            raise ValueError("source: neither clips nor pictures of an output start from those of another entry")
         return self
 
     def hw(self) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from .check import Entries, Locate, read_tables
 from .config import Chat, Frames, Padded, Patches
 from .expand import Layout
 from .fit import restored
-from .media import listed, listed_videos
+from .media import as_fitted, listed, listed_videos
 from .problems import problem
 from .template import fill
 from .text import Slot, TextEncoder
@@ -114,6 +114,9 @@ class Processor:
             else:
                 parts[name] = [int(n) for n in made.pop(f"{name}.pieces", [1] * len(items))]
             result |= made
+            for other, own in self.entries.derived.items():
+                if own.source == name:
+                    result |= load_symbol(own.module)(other, own, as_fitted(items, config), groups)
         for name, written in texts.items():
             encoder = self.encoders[name]
             counts = {s.token: self._count(s, number.get(s.input, 0), result, parts.get(s.input)) for s in encoder.slots}

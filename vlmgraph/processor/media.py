@@ -70,6 +70,11 @@ def images(name: str, config: Image, items: Sequence[Any], groups: Sequence[int]
     return {name: flat} | {other: made[what] for other, what in config.also.items()}
 
 
+def as_fitted(items: Sequence[Any], config: Image) -> list[PIL.Image.Image]:
+    """Pictures at the size of an entry, before they become numbers."""
+    return [fitted(open_picture(item, config.alpha), config) for item in items]
+
+
 def packed(name: str, config: Packed, items: Sequence[Any], groups: Sequence[int]) -> dict[str, np.ndarray]:
     """Patches of all pictures or videos one after the other."""
     made = []

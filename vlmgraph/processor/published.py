@@ -48,10 +48,10 @@ def overlaid(tables: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     result = {name: dict(t) if isinstance(t, Mapping) else t for name, t in tables.items()}
     faults: list[Diagnostic] = []
     seen: set[str] = set()
-    for table in result.values():
+    for name, table in result.items():
         kind = table.get("type") if isinstance(table, Mapping) else None
-        # of several entries of a kind, only the first is what people give to the published processor
-        if kind not in FILES or kind in seen or table.get("inverse"):
+        # of several entries of a kind, only the first is what people give to the published processor, and what starts from it
+        if kind not in FILES or (kind in seen and "source" not in table) or table.get("inverse"):
             continue
         seen.add(kind)
         path, config = _config(folder, *FILES[kind])
@@ -59,12 +59,25 @@ def overlaid(tables: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             path, config = _config(folder, *FILES["processor.native"])
             config = None if config is None else {key: value for key, value in config.items() if key in SHARED}
         if config is not None:
+            config = _own(config, name, result)
             table.update(_Read(path, config, dict(table), faults).table())
     if faults:
         raise DiagnosticError(*faults)
     if (stop := _stop(folder)) and isinstance(result.get("input_ids"), dict):
         result["input_ids"]["stop"] = stop
     return result
+
+
+def _own(config: dict[str, Any], name: str, tables: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of one of two entries that start from the same pictures: `high_res_pixel_values` has `high_res_size`, the other `size`."""
+    pairs = [(table["source"], other) for other, table in tables.items() if isinstance(table, Mapping) and "source" in table]
+    prefix = next((root.removesuffix(other) for root, other in pairs if name in (root, other) and root.endswith(other)), "")
+    if not prefix:
+        return config
+    plain = {key: value for key, value in config.items() if not key.startswith(prefix)}
+    if "source" in tables[name]:
+        return plain
+    return plain | {key.removeprefix(prefix): value for key, value in config.items() if key.startswith(prefix)}
 
 
 def _stop(folder: Path) -> list[int]:

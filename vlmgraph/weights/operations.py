@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -51,6 +52,18 @@ class Reshape:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """Rows for the places of a square grid: the checkpoint has them as [1, side, side, width], the model as [side * side, width]."""
+
+    def load(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        return x if x.dim() != 4 or len(x) != 1 or x.shape[1] != x.shape[2] else x[0].flatten(0, 1)
+
+    def save(self, x: Tensor) -> Tensor:
+        side = math.isqrt(len(x))
+        return x.unflatten(0, (side, side))[None]
+
+
+@dataclass(frozen=True)
 class Rope:
     """Rows of queries or keys: pairs that rotate stand side by side in the checkpoint, half a head apart in the model."""
 
@@ -85,7 +98,7 @@ def _count(shape: Sequence[int]) -> int:
 
 
 def read_operation(table: Mapping[str, Any], values: Mapping[str, Any]) -> Operation:
-    """`{ transpose = [0, 1] }`, `{ reshape = [1, -1] }`, `{ rope = 8 }` or `{ by_head = [8, 3] }`.
+    """`{ transpose = [0, 1] }`, `{ reshape = [1, -1] }`, `{ grid = true }`, `{ rope = 8 }` or `{ by_head = [8, 3] }`.
 
     `"$name"` stands for a value of the configuration.
     """
@@ -103,8 +116,10 @@ def read_operation(table: Mapping[str, Any], values: Mapping[str, Any]) -> Opera
             return Transpose(a, b)
         case {"reshape": list(shape), **rest} if not rest:
             return Reshape(tuple(number(n) for n in shape))
+        case {"grid": True, **rest} if not rest:
+            return Grid()
         case {"rope": int() | str() as heads, **rest} if not rest:
             return Rope(number(heads))
         case {"by_head": [int() | str() as heads, int(parts)], **rest} if not rest:
             return ByHead(number(heads), parts)
-    raise TemplateError(f"{dict(table)} is no operation; there are transpose, reshape, rope and by_head")
+    raise TemplateError(f"{dict(table)} is no operation; there are transpose, reshape, grid, rope and by_head")

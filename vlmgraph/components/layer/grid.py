@@ -16,7 +16,7 @@ class GridAttention(Heads, name="attention.grid"):
     are decomposed into rows and columns (MViTv2, arXiv 2112.01526). For vision.vit without class token and registers."""
 
     side: int | None = Field(None, ge=1, description="tokens along a side of the grid; told by the tower")
-    window: int | None = Field(None, ge=1, description="side of the squares that attend to themselves; none: the whole grid")
+    window: int | None = Field(None, ge=0, description="side of the squares that attend to themselves; none or 0: the whole grid")
     relative: bool = Field(True, description="learned relative positions, a table for rows and one for columns")
     square: ClassVar[bool] = True
     """Reads whole square grids alone."""

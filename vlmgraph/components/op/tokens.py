@@ -113,6 +113,11 @@ class Concat(Op, name="op.concat"):
     def joins(self) -> bool:
         return self.axis == "tokens"
 
+    @property
+    def whole(self) -> bool:
+        """Without one of them the others would stand on channels that are not theirs."""
+        return self.axis == "channels"
+
     def result(self, inputs: Mapping[str, Type | tuple[Type, ...]]) -> Mapping[str, Type] | None:
         """The first value's type with the grown dim. Raises DimError when the other dims disagree."""
         given = inputs["x"]
