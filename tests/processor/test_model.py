@@ -50,7 +50,8 @@ def test_every_size_and_variant(name: str, variant: str | None, size: str | None
         found = [n[0] for config in graph.components.values() if (n := config.lengths({"sizes": sizes}))]
         assert found == [count]
     elif places and grid is None:
-        tiles = len(inputs[places[0].input]) if processor.entries.media[places[0].input].kind == "processor.tiles" else 1
+        shape, kind = inputs[places[0].input].shape, processor.entries.media[places[0].input].kind
+        tiles = {"processor.tiles": shape[0], "processor.split": shape[1]}.get(kind, 1)
         assert count in [n * tiles for n in visual_tokens(graph).values()]
     elif places:
         assert count == int(np.prod(grid)) // getattr(processor.entries.media[places[0].input], "merge", 1) ** 2

@@ -11,6 +11,7 @@ import PIL.Image
 import pytest
 
 from vlmgraph.diagnostics.core import DiagnosticError
+from vlmgraph.ir.types import parse_type
 from vlmgraph.processor import Processor, build_processor
 from vlmgraph.processor.expand import Expand, Layout
 from vlmgraph.processor.published import overlaid
@@ -146,6 +147,14 @@ def test_published_configuration(tmp_path: Path) -> None:
         file.write_text(json.dumps({**config, key: value}))
         with pytest.raises(DiagnosticError, match=f"VG0701.*{key}"):
             overlaid({"pixel_values": {"type": "processor.split"}}, tmp_path)
+
+
+def test_the_size_of_a_tile_is_that_of_the_input() -> None:
+    tables = {"pixel_values": {"type": "processor.split", "longest": 24}}
+    made = build_processor(tables, {}, {}, inputs={"pixel_values": parse_type("image[B, M, 3, 12, 12]")})
+    assert made(images=[PIL.Image.new("RGB", (24, 12))])["pixel_values"].shape == (1, 3, 3, 12, 12)
+    with pytest.raises(DiagnosticError, match=r"VG0717.*square tiles"):
+        build_processor(tables, {}, {}, inputs={"pixel_values": parse_type("image[B, M, 3, 12, 14]")})
 
 
 def test_pictures_that_are_not_cut() -> None:

@@ -195,7 +195,9 @@ def _sized(name: str, config: Pixels, type_: Type | None, fault: Fault) -> Pixel
             return config
         if tall != wide and isinstance(config, Image) and config.fit in ("pad", "longest"):
             fault((name, "fit"), f"`{config.fit}` makes a square, the input is {type_}", 'fit = "squash" or "crop"', problems.SIZE)
-        return config.model_copy(update={"size": (tall, wide)})
+        if tall != wide and isinstance(config, Split):
+            fault((name,), f"makes square tiles, the input is {type_}", f"inputs.{name} with one length for both sides", problems.SIZE)
+        return config.model_copy(update={"size": tall if isinstance(config, Split) else (tall, wide)})
     if tall is not None and wide is not None and config.hw() != (tall, wide):
         height, width = config.hw()
         fix = f"leave the size out: it follows the input; or change inputs.{name}"

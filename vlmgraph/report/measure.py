@@ -12,7 +12,7 @@ from ..ir.graph import CALL, Graph, Stage
 from ..ir.types import Type
 from ..passes.expect import addressed, count_parameters, expected_parameters, parameters_of
 from .cost import BYTES, Cost, number, program_cost
-from .tokens import patch_count, row_ends, visual_dims
+from .tokens import entries, patch_count, row_ends, visual_dims
 
 FORMAT = 1
 PROMPT = 64
@@ -173,7 +173,8 @@ def _image(graph: Graph, tokens: Mapping[str, Dim], size: tuple[int, int], proce
         )
     values = {Symbol(name): Dim.of(patches) for name in symbols} | dict.fromkeys(flexible, Dim.of(patches)) if patches else {}
     ends, counts = row_ends(processor, *size), {name: number(dim, values) for name, dim in tokens.items()}
-    return {"width": size[0], "height": size[1], "tokens": {name: n and n + ends for name, n in counts.items()}}
+    times = entries(graph, processor, *size)
+    return {"width": size[0], "height": size[1], "tokens": {name: n and n * times + ends for name, n in counts.items()}}
 
 
 def _expected(

@@ -72,3 +72,26 @@ def row_ends(processor: Mapping[str, Any], width: int, height: int) -> int:
     places = [p for t in processor.values() if isinstance(t, Mapping) and isinstance(t.get("place"), Mapping) for p in t["place"].values()]
     grid = picture_grid(processor, width, height)
     return grid[0] if grid and any(isinstance(p, Mapping) and p.get("row_end") is not None for p in places) else 0
+
+
+def entries(graph: Graph, processor: Mapping[str, Any], width: int, height: int) -> int:
+    """How many entries of its input a picture becomes: its tiles and the whole of it, where the processor cuts it; else 1."""
+    kinds = ("processor.tiles", "processor.split", "processor.aspect")
+    name = next((n for n, t in processor.items() if isinstance(t, Mapping) and t.get("type") in kinds), None)
+    if name is None or name not in graph.inputs:
+        return 1
+    from ..processor import split, tiles
+    from ..processor.config import Tiles
+    from ..processor.split_config import Split
+
+    table = processor[name]
+    if table["type"] == "processor.aspect":
+        return 5 if table.get("quarters") else 1
+    fields = {"size": graph.inputs[name].dims[-1].constant, **{k: v for k, v in table.items() if k != "type"}}
+    if table["type"] == "processor.split":
+        cut = Split(**fields)
+        rows, columns = split.tile_grid(height, width, cut) if cut.cut else (1, 1)
+        return rows * columns + (rows * columns > 1)
+    config = Tiles(**fields)
+    columns, rows = tiles.tile_grid(height, width, config)
+    return rows * columns + (rows * columns > 1 and config.thumbnail == "last")
