@@ -43,7 +43,7 @@ TEXT = {"model_type": "llama", "vocab_size": 102400, "hidden_size": 2048, "inter
 
 @pytest.fixture(scope="module")
 def model() -> CompiledModel:
-    return lively("deepseek-vl")
+    return lively("deepseek-vl", "tiny", "1.3b")
 
 
 def multimodal() -> dict[str, Tensor]:
@@ -51,7 +51,7 @@ def multimodal() -> dict[str, Tensor]:
 
 
 def test_parameters(tmp_path: Path) -> None:
-    counts = published("deepseek-vl")
+    counts = published("deepseek-vl", None, "1.3b")
     assert counts == {
         "vision": 303_688_704, "aligner": 6_295_552, "embed": 209_715_200, "llm": 1_214_351_360, "head": 209_715_200, "total": 1_943_766_016
     }  # fmt: skip
@@ -59,7 +59,7 @@ def test_parameters(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     again = elaborate(vlmgraph.read_spec(import_config(tmp_path / "config.json").spec))
     assert report(again).total == counts["total"]
-    ours, read = (g.components["llm"].model_dump() for g in (graph("deepseek-vl"), again))
+    ours, read = (g.components["llm"].model_dump() for g in (graph("deepseek-vl", None, "1.3b"), again))
     for field in ("layers", "width", "heads", "mlp", "vocab", "norm_eps", "max_positions", "tie"):
         assert read[field] == ours[field], field
     assert "pool" not in again.components
@@ -72,13 +72,13 @@ def test_parameters_are_those_of_the_reference() -> None:
     config = tf.DeepseekVLConfig(vision_config=VISION, text_config=words, tie_word_embeddings=False)
     with torch.device("meta"):
         reference = tf.DeepseekVLForConditionalGeneration(config)
-    assert sum(p.numel() for p in reference.parameters()) == published("deepseek-vl")["total"]
+    assert sum(p.numel() for p in reference.parameters()) == published("deepseek-vl", None, "1.3b")["total"]
 
 
 def test_tokens_of_the_published_size() -> None:
     pixels = torch.empty(1, 3, 384, 384, device="meta")
-    assert tuple(meta("deepseek-vl").programs["encode_image"](pixel_values=pixels)["aligner"].shape) == (1, 576, 2048)
-    (row,) = report(graph("deepseek-vl"), images=[(997, 31)]).by_image
+    assert tuple(meta("deepseek-vl", None, "1.3b").programs["encode_image"](pixel_values=pixels)["aligner"].shape) == (1, 576, 2048)
+    (row,) = report(graph("deepseek-vl", None, "1.3b"), images=[(997, 31)]).by_image
     assert set(row["tokens"].values()) == {576}
 
 
@@ -112,7 +112,7 @@ def test_pictures_reach_what_follows_them(model: CompiledModel) -> None:
 
 def test_the_processor_pads_to_a_square_in_the_middle() -> None:
     """The long side to the full width, grey above and below; as many placeholders as tokens."""
-    inputs = processor("deepseek-vl").ask("What?", images=[PIL.Image.new("RGB", (84, 42), (255, 0, 0))])
+    inputs = processor("deepseek-vl", "tiny", "1.3b").ask("What?", images=[PIL.Image.new("RGB", (84, 42), (255, 0, 0))])
     column = inputs["pixel_values"][0, 0, :, 20]
     assert [round(float(column[y]), 2) for y in (0, 9, 12, 30, 33, 41)] == [0.0, 0.0, 1.0, 1.0, 0.0, 0.0]
     assert int((inputs["input_ids"] == IMAGE).sum()) == 9
@@ -130,7 +130,7 @@ def test_objective(model: CompiledModel) -> None:
 )
 def test_stages(stage: str, parts: tuple[str, ...]) -> None:
     inputs: dict[str, Any] = multimodal()
-    own = fresh("deepseek-vl")
+    own = fresh("deepseek-vl", "tiny", "1.3b")
     assert trains(own, stage, {**inputs, "labels": inputs["input_ids"]}) == {n for n, _ in own.named_parameters() if n.startswith(parts)}
-    trainable = {row.stage: row.trainable for row in measured("deepseek-vl").stages}
+    trainable = {row.stage: row.trainable for row in measured("deepseek-vl", None, "1.3b").stages}
     assert trainable == {"adaptor": 6_295_552, "joint": 1_640_077_312, "sft": 1_943_766_016}

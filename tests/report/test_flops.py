@@ -18,7 +18,7 @@ from vlmgraph.lower.model import CompiledModel
 from vlmgraph.report import report
 from vlmgraph.report.cost import Cost, program_cost
 
-SPECS = ("clip", "llava-1.5", "cogvlm", "blip-2", "flamingo", "idefics", "qwen2-vl", "janus")
+SPECS = ("clip", "llava-1.5", "cogvlm", "blip-2", "flamingo", "idefics", "qwen2-vl", "janus", "deepseek-vl")
 
 
 @cache
@@ -68,6 +68,7 @@ EXACT = [
     ("flamingo", "encode_image"), ("flamingo", "forward"), ("idefics", "encode_image"), ("idefics", "forward"),
     ("qwen2-vl", "encode_image"), ("qwen2-vl", "forward"),
     ("janus", "encode_image"), ("janus", "forward"), ("janus", "draw"),
+    ("deepseek-vl", "encode_image"), ("deepseek-vl", "forward"),
 ]  # fmt: skip
 
 

@@ -178,6 +178,7 @@ UNUSED: dict[str, tuple[str, ...]] = {
     "clip_vision_model": ("projection_dim",), "clip_text_model": ("projection_dim",), "opt": ("word_embed_proj_dim",),
     "blip_2_qformer": ("encoder_hidden_size",), "qwen2_vl_vision": ("hidden_size",),
     "idefics_perciever": ("use_resampler",),  # the key of the whole model decides
+    "sam_vision_model": ("output_channels",),  # the neck's, which stands beside the tower
     "janus_vision_model": ("projection_dim", "num_image_tokens"), "janus_vqgan": ("image_token_embed_dim",),
 }  # fmt: skip
 
@@ -186,6 +187,7 @@ CLASSES = {
     "llama": "LlamaConfig",
     "opt": "OPTConfig", "blip-2": "Blip2Config", "blip_2_vision_model": "Blip2VisionConfig", "blip_2_qformer": "Blip2QFormerConfig",
     "idefics": "IdeficsConfig", "qwen2_vl": "Qwen2VLConfig", "qwen2_5_vl": "Qwen2_5_VLConfig", "deepseek_vl": "DeepseekVLConfig",
+    "deepseek_vl_hybrid": "DeepseekVLHybridConfig", "sam_vision_model": "SamVisionConfig",
     "janus": "JanusConfig", "janus_vision_model": "JanusVisionConfig",
     "janus_vqgan": "JanusVQVAEConfig", "t5": "T5Config",
     "instructblip": "InstructBlipConfig", "instructblip_qformer": "InstructBlipQFormerConfig",
@@ -209,6 +211,7 @@ OWN_DEFAULTS = {
     # the class's are those of the first T5, whose blocks are others
     "t5": {"num_decoder_layers", "feed_forward_proj", "dense_act_fn", "is_gated_act", "scale_decoder_outputs"},
     "qwen2_vl_text": {"rope_parameters.mrope_section"},
+    "sam_vision_model": {"mlp_dim"},  # the class works it out
 }
 
 

@@ -321,6 +321,7 @@ _MADE: dict[str, Callable[[Any], Any]] = {
     "side": _side,
     "sqrt": _root,
     "rsqrt": lambda number: 1 / _root(number),
+    "behind_first": lambda layers: layers[0] + (layers[0] >= 0),  # the state behind the first layer named
 }
 
 
