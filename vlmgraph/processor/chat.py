@@ -36,9 +36,11 @@ def conversation(config: Chat, messages: Sequence[Message], media: Mapping[str, 
             roles = [r for r in config.roles if r != "generate"]
             raise problem(problems.TEMPLATE, f"a message has the role {role!r}", f"use one of {', '.join(roles)}")
         part = config.roles[role]
-        filled = fill(part, {"text": content(message.get("content", ""), media)})
+        values = {"text": content(message.get("content", ""), media)}
+        values["space"] = "" if values["text"].startswith(tuple(m for m in media.values() if m)) else " "
+        filled = fill(part, values)
         if role == "assistant":
-            start = len(text) + len(fill(part[: part.index("{text}")], {}))
+            start = len(text) + len(fill(part[: part.index("{text}")], values))
             answers.append((start, len(text) + len(filled.rstrip())))
         text += filled
     if generate:

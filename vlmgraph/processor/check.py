@@ -14,6 +14,7 @@ from ..diagnostics.core import Collector, Diagnostic, Label, Span
 from ..ir.types import Type
 from ..plugins import PluginError, registry
 from . import problems
+from .aspect_config import Aspect
 from .config import AnyResolution, Boxes, Image, Native, Packed, Padded, Pixels, Place, Text, Tiles
 from .kinds import KINDS
 from .split_config import Split
@@ -116,7 +117,7 @@ def _rows(config: Pixels) -> bool:
 
 def _ends_whole(place: Place, config: Pixels) -> bool:
     """Whether the entry's pictures are cut, and what is written of one ends with the whole picture."""
-    return isinstance(config, Split) and place.expand is not None and "{tokens}" in place.expand.end
+    return isinstance(config, (Split, Aspect)) and place.expand is not None and "{tokens}" in place.expand.end
 
 
 def spec_faults(spec: Spec, graph: Graph, whole: bool = True) -> list[Diagnostic]:
@@ -218,7 +219,7 @@ def _tokens(name: str, text: Text, tokens: Mapping[str, int], fault: Fault) -> N
     used |= {("place", t, "row_end"): p.row_end for t, p in text.places().items() if isinstance(p.row_end, str)}
     used |= {("place", t, "end"): p.end for t, p in text.places().items() if isinstance(p.end, str)}
     used |= {(key,): value for key in ("bos", "eos", "pad") if isinstance(value := getattr(text, key), str)}
-    for key in ("wrap", "stop"):
+    for key in ("wrap", "stop", "once"):
         used |= {(key, str(i)): t for i, t in enumerate(getattr(text, key) or ()) if isinstance(t, str)}
     for path, token in used.items():
         if token not in tokens:

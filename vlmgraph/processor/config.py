@@ -302,6 +302,10 @@ class Text(Config, name="processor.text"):
     place: dict[str, str | Positive | Place] = {}
     wrap: tuple[Token, Token] | None = None
     """Tokens around each expanded placeholder, where the text does not have them already."""
+    once: tuple[Token, ...] = ()
+    """Tokens of which one stays where two stand side by side, since what ends a picture begins the next one (Idefics2)."""
+    gap: bool = False
+    """A space goes between a placeholder and a word right behind it (Idefics2)."""
     at: Literal["inline", "start", "after_bos"] = "inline"
     """Where pictures go for which the text has no placeholder."""
     bos: Token | None = None
@@ -344,7 +348,10 @@ class Text(Config, name="processor.text"):
 
 
 class Chat(Text, name="processor.chat"):
-    """Conversations to ids. Each role is a template with `{text}`; `generate` opens the answer to be written."""
+    """Conversations to ids. Each role is a template with `{text}`; `generate` opens the answer to be written.
+
+    `{space}` is a space in front of a message that begins with text, and nothing in front of a picture.
+    """
 
     roles: dict[Literal["system", "user", "assistant", "generate"], str] = {
         "system": "{text}\n", "user": "User: {text}\n", "assistant": "Assistant: {text}\n", "generate": "Assistant:",

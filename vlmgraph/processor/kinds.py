@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ..components.base import Config
+from .aspect_config import Aspect
 from .config import AnyResolution, Boxes, Chat, Frames, Image, Native, Padded, Patches, Text, Tiles
 from .split_config import Split
 
 KINDS: dict[str, type[Config]] = {
-    c.kind: c for c in (Image, Native, Frames, Patches, Padded, Tiles, Split, AnyResolution, Text, Chat, Boxes)
+    c.kind: c for c in (Image, Native, Frames, Patches, Padded, Tiles, Split, AnyResolution, Aspect, Text, Chat, Boxes)
 }

@@ -165,6 +165,6 @@ def _named(table: Mapping[str, Any]) -> Iterator[str]:
         yield token
         if isinstance(what, Mapping):
             yield from (end for key in ("row_end", "end") if isinstance(end := what.get(key), str))
-    for key in ("bos", "eos", "pad", "wrap", "stop"):
+    for key in ("bos", "eos", "pad", "wrap", "stop", "once"):
         value = table.get(key)
         yield from (t for t in (value if isinstance(value, list) else [value]) if isinstance(t, str))

@@ -18,6 +18,7 @@ FILES = {
     "processor.tiles": ("preprocessor_config.json", "image_processor"),
     "processor.split": ("preprocessor_config.json", "image_processor"),
     "processor.padded": ("preprocessor_config.json", "image_processor"),
+    "processor.aspect": ("preprocessor_config.json", "image_processor"),
     "processor.frames": ("video_preprocessor_config.json", "video_processor"),
 }
 """By kind of entry: its file, and its part of processor_config.json, where newer releases keep both."""
@@ -157,6 +158,7 @@ class _Read:
         if colour is not None:
             fields["pad"] = list(colour) if isinstance(colour, (list, tuple)) else colour
         rest = {
+            "processor.aspect": self.between,
             "processor.image": self.fitting, "processor.patches": self.shrinking, "processor.padded": self.longest,
             "processor.tiles": self.tiling, "processor.split": self.splitting, "processor.any_resolution": self.canvases,
         }  # fmt: skip
@@ -227,6 +229,17 @@ class _Read:
         fields["cut"] = bool(self.take("do_image_splitting", True))
         if self.take("do_pad", True) is False:
             self.refuse("do_pad", "is not supported: tiles of several samples stand in one array")
+
+    def between(self, fields: dict[str, Any]) -> None:
+        """The bounds of both sides, and whether a picture is cut into quarters."""
+        size = self.take("size")
+        if isinstance(size, dict) and all(isinstance(size.get(f"{side}_edge"), int) for side in ("shortest", "longest")):
+            fields |= {side: size[f"{side}_edge"] for side in ("shortest", "longest")}
+        elif size is not None:
+            self.refuse("size", "has no shortest_edge and longest_edge")
+        fields["quarters"] = bool(self.take("do_image_splitting", False))
+        if self.take("do_pad", True) is False:
+            self.refuse("do_pad", "is not supported: pictures of several sizes stand in one array")
 
     def longest(self, fields: dict[str, Any]) -> None:
         """The longest side a picture may have."""

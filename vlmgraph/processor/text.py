@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -35,6 +37,7 @@ class TextEncoder:
         self.bos, self.eos, self.pad = (self.id(t) for t in (config.bos, config.eos, config.pad))
         self.stop = tuple(dict.fromkeys(i for t in config.stop or (config.eos,) if (i := self.id(t)) is not None))
         self.wrap = None if config.wrap is None else tuple(self.id(t) for t in config.wrap)
+        self.once = {self.id(t) for t in config.once}
 
         ends = (self.id(end) for slot in self.slots for end in (slot.place.row_end, slot.place.end))
         self._within([*{self.bos, self.eos, self.pad, *(self.wrap or ()), *(slot.id for slot in self.slots), *ends}])
@@ -54,12 +57,22 @@ class TextEncoder:
     def pieces(self, written: Written) -> list[Piece]:
         """The text in pieces; the k-th placeholder of the entry has the id -1 - k, since two of them may share one id."""
         found = []
-        for piece in self.tokenizer.encode(written.text):
+        for piece in self._encoded(written.text):
             named = written.text[piece.start : piece.end].strip()
             of_id = [k for k, slot in enumerate(self.slots) if slot.id == piece.id]
             k = next((k for k in of_id if self.slots[k].token == named), of_id[0] if of_id else None)
             found.append(piece if k is None else piece._replace(id=-1 - k))
         return found
+
+    def _encoded(self, text: str) -> list[Piece]:
+        """The pieces of a text, at their places in it."""
+        if not (self.config.gap and self.slots):
+            return self.tokenizer.encode(text)
+        ends = [m.end() for m in re.finditer("(?:" + "|".join(re.escape(slot.token) for slot in self.slots) + r")(?=[^\s<])", text)]
+        parts = [text[a:b] for a, b in zip([0, *ends], [*ends, len(text)])]
+        spaces = [end + k for k, end in enumerate(ends)]
+        found = self.tokenizer.encode(" ".join(parts))
+        return [p._replace(start=p.start - bisect_left(spaces, p.start), end=p.end - bisect_left(spaces, p.end)) for p in found]
 
     def grouping(self, texts: Sequence[list[Piece]], media: Mapping[str, int], nested: Mapping[str, list[int]]) -> dict[str, list[int]]:
         """How many pictures of each input belong to each text. Raises VG0708 where texts and pictures do not fit."""
@@ -133,6 +146,7 @@ class TextEncoder:
                 before = pieces[k - 1].id if k else None
                 after = pieces[k + 1].id if k + 1 < len(pieces) else None
                 body += self._expanded(cells, before, after)
+            body = [cell for k, cell in enumerate(body) if not (k and cell[0] in self.once and body[k - 1][0] == cell[0])]
             rows.append(self._row(ahead, body, said))
         result = self._padded(rows)
         if "media" in self.config.also.values():

@@ -19,7 +19,8 @@ configuration class:
                                                 # "{list.halvings}" is 2 to the number of its entries less one, "{list.cycle}"
                                                 # what it repeats, "{list.side}" what all are; "{key.sqrt}" and "{key.rsqrt}" are roots
     needs       = [keys]                          # may not be null
-    [[when]]    key, is, set                      # more of the same where a key has that value; `is = "null"` for an absent one
+    [[when]]    key, is, set                      # more of the same where a key has that value; `is = "null"` for an absent one, "{key}"
+                                                # for the value of another
 """
 
 from __future__ import annotations
@@ -234,7 +235,7 @@ class _Import:
             for path in [paths] if isinstance(paths, str) else paths:
                 self.put(here + path if path.startswith(".") else path, value)
         for case in table.get("when", []):
-            if _word(scope.get(case["key"])) == _word(case["is"]):
+            if _word(scope.get(case["key"])) == _word(self.fill(case["is"], scope)):
                 for path, value in case["set"].items():
                     self.put(here + path if path.startswith(".") else path, self.fill(value, scope))
 
