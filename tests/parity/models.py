@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.parity import models_gemma, models_hybrid, models_mixed, models_native, models_others, models_tiles, models_towers
+from tests.parity import models_gemma, models_hybrid, models_mixed, models_native, models_others, models_tiles, models_towers, models_videollama
 
 CASES: dict[str, Callable[[], tuple[Any, dict[str, Tensor], list[str]]]] = {}
 
@@ -324,4 +324,5 @@ CASES |= models_mixed.CASES
 CASES |= models_tiles.CASES
 CASES |= models_others.CASES
 CASES |= models_gemma.CASES
+CASES |= models_videollama.CASES
 CASES |= models_hybrid.CASES

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .check import read_tables
     from .core import Counts, Processor, build_processor
-    from .media import Video
+    from .videos import Video
 
 __all__ = ["Counts", "Processor", "Video", "build_processor", "read_tables"]
 
-_HOME = {"Counts": "core", "Processor": "core", "build_processor": "core", "Video": "media", "read_tables": "check"}
+_HOME = {"Counts": "core", "Processor": "core", "build_processor": "core", "Video": "videos", "read_tables": "check"}
 
 
 def __getattr__(name: str) -> Any:

@@ -16,6 +16,7 @@ from ..plugins import PluginError, registry
 from . import problems
 from .aspect_config import Aspect
 from .config import AnyResolution, Boxes, Image, Native, Packed, Padded, Pixels, Place, Text, Tiles
+from .frames_config import Frames
 from .kinds import KINDS
 from .split_config import Split
 
@@ -116,8 +117,8 @@ def _rows(config: Pixels) -> bool:
 
 
 def _ends_whole(place: Place, config: Pixels) -> bool:
-    """Whether the entry's pictures are cut, and what is written of one ends with the whole picture."""
-    return isinstance(config, (Split, Aspect)) and place.expand is not None and "{tokens}" in place.expand.end
+    """Whether the entry's pictures are cut, and what is written of one ends with the whole picture; or it is a video, cut into its steps."""
+    return isinstance(config, Frames) or isinstance(config, (Split, Aspect)) and place.expand is not None and "{tokens}" in place.expand.end
 
 
 def spec_faults(spec: Spec, graph: Graph, whole: bool = True) -> list[Diagnostic]:

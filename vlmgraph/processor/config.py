@@ -165,8 +165,10 @@ class Patches(Packed, name="processor.patches"):
 class Native(Packed, name="processor.native"):
     """Pictures at their own resolution as packed patches `[P, 3 * temporal * patch^2]` (Qwen2-VL, section 2.1).
 
-    Patches of one merged token are neighbours (block-major).
+    Patches of one merged token are neighbours (block-major). `gives` also `merges`, the patches along a side of a token, `[N]`.
     """
+
+    gives: ClassVar[tuple[str, ...]] = ("grid", "merges")
 
     patch: Positive = 14
     merge: Positive = 2
@@ -190,24 +192,6 @@ class Native(Packed, name="processor.native"):
     @property
     def multiple(self) -> int:
         return self.patch * self.merge
-
-
-class Frames(Native, name="processor.frames"):
-    """Videos as packed patches; `temporal` frames make one step of time, the last one is repeated where they do not divide.
-
-    `gives` also `seconds`, how long a step of time is in each video `[N]`.
-    """
-
-    gives: ClassVar[tuple[str, ...]] = ("grid", "seconds")
-
-    min_pixels: Positive = 100_352
-    max_pixels: Positive = 602_112
-    """Of one frame."""
-    fps: Rate = 2.0
-    min_frames: Positive = 4
-    max_frames: Positive = 768
-    max_tokens: Positive = 16_384
-    """Of one video, after merging; the resolution of the frames adapts to it."""
 
 
 class Padded(Pixels, name="processor.padded"):

@@ -16,9 +16,10 @@ from . import chat, problems
 from .boxes import BoxCodec
 from .chat import Message, Written
 from .check import Entries, Locate, read_tables
-from .config import Chat, Frames, Padded, Patches
+from .config import Chat, Padded, Patches
 from .expand import Layout
 from .fit import restored
+from .frames_config import Frames
 from .media import as_fitted, listed, listed_videos
 from .problems import problem
 from .template import fill

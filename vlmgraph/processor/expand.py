@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -13,13 +13,15 @@ Values = Mapping[str, object]
 
 
 class Expand(BaseModel):
-    """Templates, put together as `start`, then each row of `part`s and `row_end`, then `end`.
+    """Templates, put together as `start`, then each row of `part`s with `join` between them and `row_end`, then `end`.
 
     `{tokens}` are the placeholders of one entry of the input; a part also has `{row}`, `{column}` and `{index}`, counted from 1.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
     part: str
+    join: str = ""
+    """Between the parts of a row."""
     start: str = ""
     row_end: str = ""
     end: str = ""
@@ -45,6 +47,7 @@ class Expand(BaseModel):
         for row, parts in enumerate(layout.rows, 1):
             for column, values in enumerate(parts, 1):
                 index += 1
+                text += fill(self.join, {}) if column > 1 else ""
                 text += fill(self.part, {"row": row, "column": column, "index": index, "tokens": tokens, **values})
             text += fill(self.row_end, {"tokens": tokens})
         return text + fill(self.end, {"tokens": tokens})
@@ -58,10 +61,18 @@ class Layout:
     values: Values = field(default_factory=dict)
     whole: bool = True
     """An entry for the whole picture behind its parts."""
+    counts: tuple[int, ...] = ()
+    """Tokens of each part that are there, where some of them are left out."""
 
     @classmethod
     def grid(cls, rows: int, columns: int) -> Layout:
         return cls(tuple(tuple({} for _ in range(columns)) for _ in range(rows)))
+
+    def counted(self, token: str) -> Layout:
+        """With the placeholders of each part, where `counts` says how many."""
+        number = iter(self.counts)
+        rows = tuple(tuple({"tokens": token * next(number), **said} for said in parts) for parts in self.rows) if self.counts else self.rows
+        return replace(self, rows=rows)
 
     @property
     def entries(self) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ..components.base import Config
 from .aspect_config import Aspect
-from .config import AnyResolution, Boxes, Chat, Frames, Image, Native, Padded, Patches, Text, Tiles
+from .config import AnyResolution, Boxes, Chat, Image, Native, Padded, Patches, Text, Tiles
+from .frames_config import Frames
 from .split_config import Split
 
 KINDS: dict[str, type[Config]] = {

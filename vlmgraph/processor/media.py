@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +10,13 @@ import numpy as np
 import PIL.Image
 
 from . import problems
-from .config import Frames, Image, Native, Packed, Patches, Pixels
+from .config import Image, Native, Packed, Patches
 from .fit import fitted, normalised
-from .native import picture_patches, sample_times, video_patches
+from .native import picture_patches
 from .patches import raw_patches
-from .pictures import open_frames, open_picture
+from .pictures import open_picture
 from .problems import problem
-
-
-@dataclass(frozen=True)
-class Video:
-    """Frames in order. `fps` is the rate they were taken at; None: they are already sampled, all are used."""
-
-    frames: Sequence[Any]
-    fps: float | None = None
+from .videos import Video, sampled
 
 
 def single(value: Any) -> bool:
@@ -76,20 +68,17 @@ def as_fitted(items: Sequence[Any], config: Image) -> list[PIL.Image.Image]:
 
 
 def packed(name: str, config: Packed, items: Sequence[Any], groups: Sequence[int]) -> dict[str, np.ndarray]:
-    """Patches of all pictures or videos one after the other."""
+    """Patches of all pictures one after the other."""
     made = []
-    seconds = []
     for item in items:
-        if isinstance(config, Frames):
-            frames, rate = _frames(item, config, config.fps, config.min_frames, config.max_frames)
-            made.append(video_patches(frames, config))
-            seconds.append(config.temporal / rate)
-        elif isinstance(config, Native):
+        if isinstance(config, Native):
             made.append(picture_patches(open_picture(item, config.alpha), config))
         elif isinstance(config, Patches):
             made.append(raw_patches(open_picture(item, config.alpha), config))
     rows = made[0][0] if len(made) == 1 else np.concatenate([p for p, _ in made])
-    given = {"grid": np.array([g for _, g in made], dtype=np.int64).reshape(-1, 3), "seconds": np.array(seconds, dtype=np.float32)}
+    given = {"grid": np.array([g for _, g in made], dtype=np.int64).reshape(-1, 3)}
+    if isinstance(config, Native):
+        given["merges"] = np.full(len(made), config.merge, dtype=np.int64)
     return {name: rows[None] if isinstance(config, Patches) else rows} | {other: given[what] for other, what in config.also.items()}
 
 
@@ -98,7 +87,7 @@ def _clips(name: str, config: Image, items: Sequence[Any], groups: Sequence[int]
     sizes = []
     for item in items:
         is_clip = isinstance(item, Video) or (isinstance(item, np.ndarray) and item.ndim == 4)
-        pictures = _frames(item, config, config.fps, 1, config.frames)[0] if is_clip else [open_picture(item, config.alpha)]
+        pictures = sampled(item, config, config.fps, 1, config.frames).frames if is_clip else [open_picture(item, config.alpha)]
         clips.append(np.stack([normalised(fitted(p, config), config) for p in pictures]))
         sizes.append((pictures[0].height, pictures[0].width))
     lengths = sorted({len(c) for c in clips})
@@ -115,32 +104,6 @@ def _by_sample(flat: np.ndarray, groups: Sequence[int]) -> tuple[np.ndarray, np.
     result = np.zeros((*mask.shape, *flat.shape[1:]), dtype=flat.dtype)
     result[mask] = flat
     return result, mask
-
-
-def _frames(item: Any, config: Pixels, fps: float, least: int, most: int) -> tuple[list[PIL.Image.Image], float]:
-    """The frames of a video that are used, sampled by time where its rate is known, and how many of them make a second."""
-    if isinstance(item, (str, Path, bytes, PIL.Image.Image)):
-        video = Video(*open_frames(item, config.alpha))
-    else:
-        video = item if isinstance(item, Video) else Video(list(item))
-    if not len(video.frames):
-        raise problem(problems.EMPTY, "a video has no frames", "give at least one frame")
-    chosen: Sequence[int] = range(len(video.frames))
-    if video.fps is not None:
-        if not 0 < video.fps < float("inf"):
-            raise problem(problems.SHAPE, f"a video cannot have {video.fps} frames a second", "give the rate the frames were taken at")
-        multiple = 1
-        if isinstance(config, Frames):
-            multiple, most = config.temporal, min(most, _affordable(config))
-        chosen = sample_times(len(video.frames), video.fps, fps, least, most, multiple)
-        fps = len(chosen) / len(video.frames) * video.fps
-    return [open_picture(video.frames[i], config.alpha) for i in chosen], fps
-
-
-def _affordable(config: Frames) -> int:
-    """Frames that fit into `max_tokens` at `min_pixels` each."""
-    tokens = max(config.min_pixels // config.multiple**2, 1)
-    return max(config.max_tokens // tokens, 1) * config.temporal
 
 
 def _is_frame(item: Any) -> bool:

@@ -10,8 +10,9 @@ import PIL.Image
 from PIL.Image import Resampling
 
 from . import problems
-from .config import Frames, Native
+from .config import Native
 from .fit import normalised
+from .frames_config import Frames
 from .pictures import name_of
 from .problems import problem
 
@@ -71,9 +72,12 @@ def video_patches(frames: Sequence[PIL.Image.Image], config: Frames) -> tuple[np
     if any(frame.size != first.size for frame in frames):
         sizes = sorted({f"{f.width} x {f.height}" for f in frames})
         raise problem(problems.SHAPE, f"the frames of a video differ in size: {', '.join(sizes)}", "give frames of one size")
-    steps = math.ceil(len(frames) / config.temporal)
-    share = config.max_tokens * config.multiple**2 // steps
-    height, width = smart_size(first.height, first.width, config, min(config.max_pixels, share), "the video")
+    steps, most = math.ceil(len(frames) / config.temporal), config.max_pixels
+    if config.shared:
+        most = most // len(frames)
+    elif config.max_tokens is not None:
+        most = min(most, config.max_tokens * config.multiple**2 // steps)
+    height, width = smart_size(first.height, first.width, config, most, "the video")
     filter_ = Resampling[config.resample.upper()]
     stack = np.empty((len(frames), 3, height, width), dtype=np.float32)
     for row, frame in zip(stack, frames):
@@ -81,11 +85,18 @@ def video_patches(frames: Sequence[PIL.Image.Image], config: Frames) -> tuple[np
     return patches(stack, config)
 
 
-def sample_times(count: int, source_fps: float, fps: float, least: int, most: int, multiple: int) -> list[int]:
-    """Indices of frames at `fps`, first and last included, their number a multiple of `multiple` where the video has so many."""
+def sample_times(count: int, source_fps: float, fps: float, least: int, most: int, multiple: int, rule: str = "ends") -> list[int]:
+    """Indices of frames at `fps` by one of the rules of `Frames.sampling`; but under "rate" as many as are a multiple of `multiple`, where
+    the video has so many."""
+    if rule == "rate":
+        step = max(source_fps / fps, 1.0)
+        regular = [i for k in range(math.ceil(count / step)) if (i := round(k * step)) < count]
+        return regular if len(regular) <= most else [regular[int(i)] for i in np.linspace(0, len(regular) - 1, most)]
     most = min(most, count)
     wanted = min(max(count / source_fps * fps, least), most)
     number = max(int(wanted) // multiple * multiple, min(multiple, count))
+    if rule == "starts":
+        return [i * count // number for i in range(number)]
     return [round(i) for i in np.linspace(0, count - 1, number).tolist()]
 
 

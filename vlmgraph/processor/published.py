@@ -161,6 +161,7 @@ class _Read:
             "processor.aspect": self.between,
             "processor.image": self.fitting, "processor.patches": self.shrinking, "processor.padded": self.longest,
             "processor.tiles": self.tiling, "processor.split": self.splitting, "processor.any_resolution": self.canvases,
+            "processor.frames": self.videos,
         }  # fmt: skip
         rest.get(self.base["type"], self.budget)(fields)
         for key in sorted(self.left):
@@ -186,6 +187,17 @@ class _Read:
                     fields[field] = size[key]
         elif size is not None:
             self.refuse("size", "is no area")
+
+    def videos(self, fields: dict[str, Any]) -> None:
+        """As pictures; which frames are taken, which tokens stay, and what all frames of a video may have together."""
+        self.budget(fields)
+        if self.config.get("do_sample_frames"):  # else frames come as they were sampled
+            fields["sampling"] = "starts"
+        if (tokens := self.take("max_video_tokens")) is not None:
+            fields["max_tokens"] = int(tokens * 0.9) if self.config.get("cap_pixels_per_frame") else None
+        self.take("cap_pixels_per_frame")
+        if (pruned := self.take("use_token_compression")) is not None:
+            fields["prune"] = {} if pruned else None
 
     def canvases(self, fields: dict[str, Any]) -> None:
         """The size of a view, and the canvases."""

@@ -173,9 +173,11 @@ class TextEncoder:
     ) -> list[int]:
         """The ids of one picture: as many placeholders as it has tokens, with ends of rows or part by part where the place says so."""
         n, end = counts[slot.token][picture], self.id(slot.place.row_end)
-        if slot.place.expand is not None and layouts and slot.input in layouts:
-            layout = layouts[slot.input][picture]
-            text = slot.place.expand.written(layout, slot.token * (n // layout.entries))
+        layout = layouts[slot.input][picture] if layouts and slot.input in layouts else None
+        if layout is not None and layout.counts:
+            n = sum(layout.counts)
+        if slot.place.expand is not None and layout is not None:
+            text = slot.place.expand.written(layout.counted(slot.token), slot.token * (n // layout.entries))
             return [piece.id for piece in self.tokenizer.encode(text)]
         if end is None or not lines or slot.token not in lines:
             return [slot.id] * n

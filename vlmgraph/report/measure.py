@@ -12,7 +12,7 @@ from ..ir.graph import CALL, Graph, Stage
 from ..ir.types import Type
 from ..passes.expect import addressed, count_parameters, expected_parameters, parameters_of
 from .cost import BYTES, Cost, number, program_cost
-from .tokens import entries, patch_count, row_ends, visual_dims
+from .tokens import entries, packed_lengths, patch_count, row_ends, visual_dims
 
 FORMAT = 1
 PROMPT = 64
@@ -147,7 +147,8 @@ def _dims(
             else:
                 found.setdefault(symbol, 1)
     found.update({k: v for k, v in given.items() if k not in lengths})
-    values = {Symbol(k): Dim.of(v) for k, v in found.items()}
+    found = {symbol.name: n for symbol, n in packed_lengths(graph, processor, *images[0]).items()} | found
+    values = {Symbol(k, flexible): Dim.of(v) for k, v in found.items() for flexible in (False, True)}
     visual = max((number(d, values) or 0 for d in tokens.values()), default=0) if _spliced(graph) else 0
     ends = 0 if any(s.name in given for d in tokens.values() for s in d.symbols()) else row_ends(processor, *images[0])
     for symbol in dict.fromkeys(later):
@@ -166,12 +167,9 @@ def _spliced(graph: Graph) -> bool:
 def _image(graph: Graph, tokens: Mapping[str, Dim], size: tuple[int, int], processor: Mapping[str, Any]) -> dict[str, Any]:
     symbols = {s.name for t in graph.inputs.values() if t.kind == "patches" and len(t.dims) > 1 for s in t.dims[-2].symbols()}
     flexible = {s for dim in tokens.values() for s in dim.symbols() if s.flexible}  # packed by a node
-    patches = patch_count(processor, *size)
-    if patches is None and flexible:
-        patches = next(
-            (n[0] for node in graph.nodes if node.op == CALL and (n := graph.config(node).lengths({"sizes": [size[::-1]]}))), None
-        )
-    values = {Symbol(name): Dim.of(patches) for name in symbols} | dict.fromkeys(flexible, Dim.of(patches)) if patches else {}
+    patches, packed = patch_count(processor, *size), packed_lengths(graph, processor, *size) if flexible else {}
+    values = {symbol: Dim.of(n) for symbol, n in packed.items()} or dict.fromkeys(flexible, Dim.of(patches or 0))
+    values = values | {Symbol(name): Dim.of(patches) for name in symbols} if patches else values if packed else {}
     ends, counts = row_ends(processor, *size), {name: number(dim, values) for name, dim in tokens.items()}
     times = entries(graph, processor, *size)
     return {"width": size[0], "height": size[1], "tokens": {name: n and n * times + ends for name, n in counts.items()}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..ir.dims import Dim
+from ..ir.dims import Dim, Symbol
 from ..ir.graph import CALL, Graph
 
 TEXT_PORTS = frozenset({"text", "ids", "mask", "modality", "positions", "grid", "spans", "labels", "owner"})
@@ -65,6 +65,20 @@ def picture_grid(processor: Mapping[str, Any], width: int, height: int) -> tuple
     config = Native(**fields)
     tall, wide = smart_size(height, width, config)
     return tall // config.patch, wide // config.patch
+
+
+def packed_lengths(graph: Graph, processor: Mapping[str, Any], width: int, height: int) -> dict[Symbol, int]:
+    """Tokens that nodes which pack items make of one picture, by the dim they give."""
+    given: dict[str, Any] = {"sizes": [(height, width)]}
+    if grid := picture_grid(processor, width, height):
+        merge = next((t.get("merge", 2) for t in processor.values() if isinstance(t, Mapping) and t.get("type") == "processor.native"), 1)
+        given |= {"grid": [(1, *grid)], "merges": [merge]}
+    found: dict[Symbol, int] = {}
+    for node in graph.nodes:
+        lengths = graph.config(node).lengths(given) if node.op == CALL else None
+        for type_ in node.outputs.values() if lengths else ():
+            found |= {symbol: int(lengths[0]) for symbol in type_.dims[0].symbols() if symbol.flexible and lengths}
+    return found
 
 
 def row_ends(processor: Mapping[str, Any], width: int, height: int) -> int:
