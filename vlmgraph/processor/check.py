@@ -117,8 +117,10 @@ def _rows(config: Pixels) -> bool:
 
 
 def _ends_whole(place: Place, config: Pixels) -> bool:
-    """Whether the entry's pictures are cut, and what is written of one ends with the whole picture; or it is a video, cut into its steps."""
-    return isinstance(config, Frames) or isinstance(config, (Split, Aspect)) and place.expand is not None and "{tokens}" in place.expand.end
+    """Whether the entry's pictures are cut, and what is written of one ends with the whole picture; videos are cut into their steps."""
+    if isinstance(config, Frames):
+        return True
+    return isinstance(config, (Split, Aspect)) and place.expand is not None and "{tokens}" in place.expand.end
 
 
 def spec_faults(spec: Spec, graph: Graph, whole: bool = True) -> list[Diagnostic]:
