@@ -8,7 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.parity import models_gemma, models_hybrid, models_mixed, models_native, models_others, models_tiles, models_towers, models_videollama
+from tests.parity import (
+    models_gemma,
+    models_hybrid,
+    models_idefics3,
+    models_mixed,
+    models_native,
+    models_others,
+    models_tiles,
+    models_towers,
+    models_videollama,
+)
 
 CASES: dict[str, Callable[[], tuple[Any, dict[str, Tensor], list[str]]]] = {}
 
@@ -326,3 +336,4 @@ CASES |= models_others.CASES
 CASES |= models_gemma.CASES
 CASES |= models_videollama.CASES
 CASES |= models_hybrid.CASES
+CASES |= models_idefics3.CASES

@@ -133,6 +133,7 @@ def test_janus_image_side(tmp_path: Path) -> None:
         "janus_deeper_aligner",
         "idefics_normed",
         "idefics_three_images",
+        "idefics3_partial_masks_left_padding",
         "instructblip_left_padding",
         "instructblip_opt",
         "paligemma_prefix_and_answer",

@@ -184,7 +184,7 @@ UNUSED: dict[str, tuple[str, ...]] = {
 
 CLASSES = {
     "clip": "CLIPConfig", "clip_vision_model": "CLIPVisionConfig", "clip_text_model": "CLIPTextConfig", "llava": "LlavaConfig",
-    "llama": "LlamaConfig",
+    "llama": "LlamaConfig", "idefics3": "Idefics3Config",
     "opt": "OPTConfig", "blip-2": "Blip2Config", "blip_2_vision_model": "Blip2VisionConfig", "blip_2_qformer": "Blip2QFormerConfig",
     "idefics": "IdeficsConfig", "qwen2_vl": "Qwen2VLConfig", "qwen2_5_vl": "Qwen2_5_VLConfig", "deepseek_vl": "DeepseekVLConfig",
     "deepseek_vl_hybrid": "DeepseekVLHybridConfig", "sam_vision_model": "SamVisionConfig",
@@ -197,7 +197,7 @@ CLASSES = {
 PARTS = {
     "idefics_vision": ("IdeficsConfig", "vision_config"), "idefics_perciever": ("IdeficsConfig", "perceiver_config"),
     "qwen2_vl_text": ("Qwen2VLConfig", "text_config"), "qwen2_vl_vision": ("Qwen2VLConfig", "vision_config"),
-    "qwen2_5_vl_vision": ("Qwen2_5_VLConfig", "vision_config"),
+    "qwen2_5_vl_vision": ("Qwen2_5_VLConfig", "vision_config"), "idefics3_vision": ("Idefics3Config", "vision_config"),
 }  # fmt: skip
 SCALING = {f"rope_parameters.{k}" for k in ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")}
 OWN_DEFAULTS = {
