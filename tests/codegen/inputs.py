@@ -157,6 +157,19 @@ CASES = {
 }  # fmt: skip
 
 
+def aimv2() -> list[tuple[str, dict[str, Tensor]]]:
+    pixels, text = noise(2, 3, 42, 42), ids([[318]] * 2, 7)
+    mask = torch.ones_like(text)
+    mask[1, 5:] = 0
+    both = {"pixel_values": pixels, "prefix_length": torch.tensor([3, 8])}
+    return [
+        ("forward", {"pixel_values": pixels}),
+        ("pretrain", both),
+        ("pretrain", {**both, "input_ids": text}),
+        ("pretrain", {**both, "input_ids": text, "attention_mask": mask}),
+    ]
+
+
 def resized(cases: list[tuple[str, dict[str, Tensor]]], size: int) -> list[tuple[str, dict[str, Tensor]]]:
     """The same calls with pictures of another size."""
     for _, given in cases:
@@ -175,6 +188,6 @@ def flan_t5() -> list[tuple[str, dict[str, Tensor]]]:
 
 CASES |= {
     "clip@rn50": lambda: resized(clip(), 48), "blip-2@opt": lambda: projector(319, 7), "blip-2@flan-t5": flan_t5,
-    "flamingo@flamingo-3b": lambda: resized(flamingo(), 64),
+    "flamingo@flamingo-3b": lambda: resized(flamingo(), 64), "aimv2": aimv2, "aimv2@lit": clip,
 }  # fmt: skip
 """`spec@variant`."""

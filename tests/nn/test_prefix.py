@@ -82,6 +82,8 @@ def test_pooling_with_a_query_as_it_is():
     weights = (torch.einsum("hd,bnhd->bhn", pool.query.view(2, 4), k) / 2).softmax(-1)
     wanted = pool.attention.out(torch.einsum("bhn,bnhd->bhd", weights, v).flatten(1))
     torch.testing.assert_close(pool(x), wanted)
+    real = torch.tensor([[1, 1, 0, 1, 0]]).expand(3, 5)
+    torch.testing.assert_close(pool(x, real), pool(x[:, [0, 1, 3]]))
 
 
 def test_patches_behind_a_norm():

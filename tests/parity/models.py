@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.parity import (
+    models_aimv2,
     models_gemma,
     models_hybrid,
     models_idefics3,
@@ -337,3 +338,4 @@ CASES |= models_gemma.CASES
 CASES |= models_videollama.CASES
 CASES |= models_hybrid.CASES
 CASES |= models_idefics3.CASES
+CASES |= models_aimv2.CASES

@@ -54,13 +54,14 @@ class AttentionPool(nn.Module):
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """mask [B, N], True for real tokens; with a learned query only."""
         if self.query is None:
             x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1)
         if self.positions is not None:
             x = x + self.positions.to(x.dtype)
         query = x[:, :1] if self.query is None else self.query.to(x.dtype).expand(x.shape[0], -1, -1)
-        y = self.attention(query, x)
+        y = self.attention(query, x, mask)
         if self.mlp is not None and self.norm is not None:
             y = y + self.mlp(self.norm(y))
         return y[:, 0]

@@ -43,7 +43,7 @@ class VisionTransformer(Stack):
 
     `cls` puts a class token in front, `registers` as many learned tokens behind it; `image_position` is added to all. `pre_norm` acts on
     what enters the stack (CLIP). `drop_prefix` leaves class and register tokens out of the output and of every tap. `mask` [B, patches]
-    says which patches are real: nothing attends to the others.
+    says which patches are real: nothing attends to the others. `prefix` [B, patches] goes to the mask rules.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class VisionTransformer(Stack):
         x: Tensor,
         grid: Tensor | None = None,
         mask: Tensor | None = None,
+        prefix: Tensor | None = None,
         taps: Sequence[int] = (),
         until: bool = False,
         **media: Any,
@@ -92,7 +93,7 @@ class VisionTransformer(Stack):
             mask = torch.cat([mask.new_ones(mask.shape[0], self.prefix), mask], dim=1)
         if self.pre_norm is not None:
             x = self.pre_norm(x)
-        out = super().forward(x, mask=mask, grid=grid, taps=taps, until=until, **media)
+        out = super().forward(x, mask=mask, grid=grid, prefix=prefix, taps=taps, until=until, **media)
         if not (self.drop_prefix and self.prefix):
             return out
         return {name: y[:, self.prefix :] for name, y in out.items()} if isinstance(out, dict) else out[:, self.prefix :]

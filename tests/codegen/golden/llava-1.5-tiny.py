@@ -32,7 +32,9 @@ from torch import Tensor, nn
 
 
 class ConvPatch(nn.Module):
-    """Image [B, channels, H, W] → patches [B, rows * columns, width] and (rows, columns)."""
+    """Image [B, channels, H, W] → patches [B, rows * columns, width], behind `norm` where there is one, and (rows,
+    columns).
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +42,10 @@ class ConvPatch(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, int, int]:
         x = self.proj(image)
-        return x.flatten(2).transpose(1, 2), x.shape[2], x.shape[3]
+        rows = x.shape[2]
+        columns = x.shape[3]
+        x = x.flatten(2).transpose(1, 2)
+        return x, rows, columns
 
 
 class ImagePositions(nn.Module):
@@ -298,7 +303,9 @@ class DecoderAttention(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    """down(act(gate x) * up x): [..., width] → [..., width] (GLU variants, arXiv 2002.05202)."""
+    """down(act(gate x) * up x): [..., width] → [..., out], as wide as it came where no `out` is given (GLU variants,
+    arXiv 2002.05202).
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -339,7 +346,9 @@ def safe(mask: Tensor) -> Tensor:
 
 
 def attention_mask(queries: int, padding: Tensor | None, device: torch.device) -> Tensor:
-    """causal: keys up to the query."""
+    """causal: keys up to the query. causal_or_full: as "causal" where there is a padding mask, else all attend to all.
+    either_real: padding too attends, to what is real, and is attended by it; two paddings never meet.
+    """
     q = torch.arange(0, queries, device=device)[:, None]
     k = torch.arange(queries, device=device)[None]
     allowed = (k <= q)[None, None]

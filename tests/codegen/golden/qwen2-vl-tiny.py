@@ -433,7 +433,9 @@ class DecoderAttention(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    """down(act(gate x) * up x): [..., width] → [..., width] (GLU variants, arXiv 2002.05202)."""
+    """down(act(gate x) * up x): [..., width] → [..., out], as wide as it came where no `out` is given (GLU variants,
+    arXiv 2002.05202).
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -464,7 +466,9 @@ class DecoderBlock(nn.Module):
 
 
 def attention_mask(queries: int, padding: Tensor | None, device: torch.device) -> Tensor:
-    """causal: keys up to the query."""
+    """causal: keys up to the query. causal_or_full: as "causal" where there is a padding mask, else all attend to all.
+    either_real: padding too attends, to what is real, and is attended by it; two paddings never meet.
+    """
     q = torch.arange(0, queries, device=device)[:, None]
     k = torch.arange(queries, device=device)[None]
     allowed = (k <= q)[None, None]

@@ -15,7 +15,7 @@ from ..layer.mlp import Act, activation
 
 class AttentionPool(Connector, name="connector.attention_pool"):
     """Attention pooling (CLIP's ResNets, arXiv 2103.00020; SigLIP, arXiv 2303.15343; AIM, arXiv 2401.08541): tokens[B, N, d] →
-    embedding[B, out]."""
+    embedding[B, out]. A learned query leaves padding out."""
 
     d: int | None = Field(None, ge=1, description="width of the tokens; inferred")
     out: int | None = Field(None, ge=1, description="width that goes out; inferred where the next part fixes it")
@@ -41,7 +41,9 @@ class AttentionPool(Connector, name="connector.attention_pool"):
         return self
 
     def signature(self, facet: str = "") -> Ports:
-        return Ports(x=T.tokens["B", "count" if self.position else "N", "d"], returns=T.embedding["B", "out"])
+        count = "count" if self.position else "N"
+        ports = Ports(x=T.tokens["B", count, "d"], returns=T.embedding["B", "out"])
+        return ports if self.query == "mean" else ports | {"mask": T.mask["B", count].optional_}
 
     @property
     def places(self) -> int:

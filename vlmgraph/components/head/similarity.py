@@ -19,13 +19,20 @@ class Scale(BaseModel):
 
     init: float = Field(1.0, gt=0, description="first value, of the divisor with `divide`")
     max: float | None = Field(None, gt=0, description="bound that it is held at")
+    min: float | None = Field(None, gt=0, description="the same from below (AIMv2)")
     learned: bool = Field(True, description="whether it trains")
     divide: bool = Field(False, description="a learned temperature that divides, where the default is a learned logarithm of the factor")
+
+    range: tuple[float, float] | None = Field(None, description="bounds that the divisor is brought back to between steps (BLIP)")
 
     @model_validator(mode="after")
     def _bound(self) -> Scale:
         if self.divide and self.max is not None:
-            raise ValueError("`max` bounds a factor; a divisor has none")
+            raise ValueError("`max` bounds a factor; a divisor has a `range`")
+        if self.min is not None and (self.divide or self.min > (self.max or self.min)):
+            raise ValueError("`min` bounds a factor, no higher than `max`")
+        if self.range is not None and not (self.divide and 0 < self.range[0] <= self.range[1]):
+            raise ValueError("`range` holds a divisor between two numbers above zero, the smaller first; it takes `divide`")
         return self
 
 
@@ -49,7 +56,8 @@ class Similarity(Head, name="head.similarity"):
 
     def arguments(self) -> dict[str, Any]:
         scale = self.scale
-        return {"initial": scale.init, "maximum": scale.max, "divide": scale.divide, "learned": scale.learned, "bias": self.bias}
+        bounds = {"minimum": scale.min, "maximum": scale.max, "bounds": scale.range}
+        return {"initial": scale.init, "divide": scale.divide, "learned": scale.learned, "bias": self.bias, **bounds}
 
     def parameters(self) -> dict[str, int]:
         return {"temperature" if self.scale.divide else "log_scale": 1, **({} if self.bias is None else {"bias": 1})}
