@@ -13,6 +13,7 @@ from tests.parity import (
     models_gemma,
     models_hybrid,
     models_idefics3,
+    models_maya,
     models_mixed,
     models_native,
     models_others,
@@ -337,5 +338,6 @@ CASES |= models_others.CASES
 CASES |= models_gemma.CASES
 CASES |= models_videollama.CASES
 CASES |= models_hybrid.CASES
+CASES |= models_maya.CASES
 CASES |= models_idefics3.CASES
 CASES |= models_aimv2.CASES

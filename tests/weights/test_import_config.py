@@ -187,7 +187,7 @@ CLASSES = {
     "llama": "LlamaConfig", "idefics3": "Idefics3Config",
     "opt": "OPTConfig", "blip-2": "Blip2Config", "blip_2_vision_model": "Blip2VisionConfig", "blip_2_qformer": "Blip2QFormerConfig",
     "idefics": "IdeficsConfig", "qwen2_vl": "Qwen2VLConfig", "qwen2_5_vl": "Qwen2_5_VLConfig", "deepseek_vl": "DeepseekVLConfig",
-    "deepseek_vl_hybrid": "DeepseekVLHybridConfig", "sam_vision_model": "SamVisionConfig",
+    "deepseek_vl_hybrid": "DeepseekVLHybridConfig", "sam_vision_model": "SamVisionConfig", "cohere": "CohereConfig",
     "janus": "JanusConfig", "janus_vision_model": "JanusVisionConfig",
     "janus_vqgan": "JanusVQVAEConfig", "t5": "T5Config",
     "instructblip": "InstructBlipConfig", "instructblip_qformer": "InstructBlipQFormerConfig",
@@ -212,6 +212,7 @@ OWN_DEFAULTS = {
     "t5": {"num_decoder_layers", "feed_forward_proj", "dense_act_fn", "is_gated_act", "scale_decoder_outputs"},
     "qwen2_vl_text": {"rope_parameters.mrope_section"},
     "sam_vision_model": {"mlp_dim"},  # the class works it out
+    "cohere": {"num_key_value_heads", "rope_parameters.factor"},
 }
 
 
