@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from .common import PYTHON, Table, interleaved
+from .common import IMPORTS, PYTHON, Table, interleaved
 
 OURS = """
-import json, time
-import torch, vlmgraph, vlmgraph.api, vlmgraph.lower.model
-from importlib import import_module
-from vlmgraph.plugins import registry
-for name in registry().names():
-    kind = registry().load(name)
-    if getattr(kind, "module", ""):
-        import_module(kind.module.partition(":")[0])
 start = time.perf_counter()
 model = vlmgraph.compile("{name}", device="meta")
 programs = [model.programs[name].fx for name in model.graph.programs]
@@ -28,8 +20,8 @@ with torch.device("meta"):
 print(json.dumps({"build_seconds": time.perf_counter() - start, "parameters": sum(p.numel() for p in model.parameters())}))
 """
 COMMANDS = {
-    "vlmgraph cogvlm": [PYTHON, "-c", OURS.format(name="cogvlm")],
-    "vlmgraph llava-1.5": [PYTHON, "-c", OURS.format(name="llava-1.5")],
+    "vlmgraph cogvlm": [PYTHON, "-c", IMPORTS + OURS.format(name="cogvlm")],
+    "vlmgraph llava-1.5": [PYTHON, "-c", IMPORTS + OURS.format(name="llava-1.5")],
     "transformers LlavaForConditionalGeneration": [PYTHON, "-c", PEER],
 }
 

@@ -20,6 +20,17 @@ ROOT = Path(__file__).parents[1]
 RUNS = 7
 PYTHON = sys.executable
 VLMGRAPH = [PYTHON, "-m", "vlmgraph"]
+IMPORTS = """
+import json, sys, time
+import torch, vlmgraph, vlmgraph.api, vlmgraph.lower.model
+from importlib import import_module
+from vlmgraph.plugins import registry
+for name in registry().names():
+    kind = registry().load(name)
+    if getattr(kind, "module", ""):
+        import_module(kind.module.partition(":")[0])
+"""
+"""All that building a model imports, for programs that time what comes after."""
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,9 @@ class Held:
     def load(self) -> torch.Tensor:
         return self.value
 
+    def read(self) -> torch.Tensor:
+        return self.value.clone()
+
 
 def rule(sources: str | list[str], targets: str | list[str], *operations: object, dim: int = 0) -> Rule:
     def sides(x: str | list[str]) -> tuple[Template, ...]:

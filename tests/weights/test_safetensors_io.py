@@ -37,7 +37,8 @@ def test_round_trip(tmp_path: Path, limit: int) -> None:
     assert set(found) == set(TENSORS)
     for key, tensor in TENSORS.items():
         assert found[key].shape == tuple(tensor.shape) and found[key].dtype == tensor.dtype and found[key].file in {f.name for f in files}
-        assert torch.equal(found[key].load(), tensor) and found[key].load().dtype == tensor.dtype
+        for ours in (found[key].load(), found[key].read()):
+            assert torch.equal(ours, tensor) and ours.dtype == tensor.dtype and ours.shape == tensor.shape
     assert not list(tmp_path.glob(".*"))
 
 

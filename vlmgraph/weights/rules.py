@@ -23,6 +23,7 @@ class Source(Protocol):
     @property
     def file(self) -> str: ...
     def load(self) -> Tensor: ...
+    def read(self) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,8 @@ class Layout:
             return
         wanted_shapes = [tuple(shapes[t]) for t in targets]
         try:
-            tensors = rule.forward([source[key].load() for key in keys], wanted_shapes)
+            copied = bool(rule.operations) or len(keys) > 1
+            tensors = rule.forward([source[key].read() if copied else source[key].load() for key in keys], wanted_shapes)
         except (RuntimeError, IndexError):  # the shapes do not fit the operation; said below
             tensors = []
         for slot, (target, shape) in enumerate(zip(targets, wanted_shapes)):

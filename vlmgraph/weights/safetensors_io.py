@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -55,6 +56,22 @@ class WeightsFile:
         except (SafetensorError, OSError) as error:
             raise DiagnosticError(Diagnostic(C.BAD_WEIGHTS, f"{self.path}: {key!r} cannot be read: {error}")) from error
 
+    @cached_property
+    def _header(self) -> tuple[int, dict[str, Any]]:
+        """Where the numbers begin, and the header, whose form `safe_open` has validated."""
+        self._open  # noqa: B018
+        with self.path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            return 8 + size, json.loads(file.read(size))
+
+    def read(self, key: str, dtype: torch.dtype) -> Tensor:
+        """A copy that leaves no pages of the file mapped."""
+        start, header = self._header
+        first, last = header[key]["data_offsets"]
+        with self.path.open("rb") as file:
+            data = np.fromfile(file, np.uint8, last - first, offset=start + first)
+        return torch.from_numpy(data).view(dtype).reshape(header[key]["shape"])
+
 
 @dataclass(frozen=True)
 class LazyTensor:
@@ -82,8 +99,13 @@ class LazyTensor:
         return DTYPES[name]
 
     def load(self) -> Tensor:
+        """Mapped: its pages are read when they are used."""
         self.dtype  # noqa: B018  kinds of numbers that are not read say so
         return self.source.load(self.key)
+
+    def read(self) -> Tensor:
+        """In memory of its own, for what makes other tensors out of it: the mapped pages would stay beside those."""
+        return self.source.read(self.key, self.dtype)
 
 
 def open_weights(folder: Path) -> dict[str, LazyTensor]:
