@@ -19,7 +19,8 @@ if kind == "llava":
     config = tf.LlavaConfig(vision_config=tf.CLIPVisionConfig(**clip), text_config=text, image_token_index=32000)
     cls = tf.LlavaForConditionalGeneration
 else:  # queries, keys and values are one matrix here, head by head: opening it moves rows
-    config = tf.FuyuConfig(vocab_size=32000, image_token_id=31999, text_config=dict(model_type="persimmon", vocab_size=32000, **(wide | {"num_hidden_layers": 20})))
+    text = dict(model_type="persimmon", vocab_size=32000, **(wide | {"num_hidden_layers": 20}))
+    config = tf.FuyuConfig(vocab_size=32000, image_token_id=31999, text_config=text)
     cls = tf.FuyuForCausalLM
 config.dtype = torch.bfloat16
 with torch.device("meta"):
@@ -76,8 +77,9 @@ def measure(runs: int = 5) -> Table:
         goals[f"{kind}: opened at least as fast as from_pretrained"] = result[ours]["open_seconds"] <= result[peer]["open_seconds"]
         goals[f"{kind}: opened and read at least as fast"] = result[ours]["read_seconds"] <= result[peer]["read_seconds"]
     note = (
-        "Both keep bfloat16. Seconds are after imports: until the model is there, and until each of its bytes was read once (as the first run"
-        " does). Peaks hold the libraries too, and the pages of the files that are mapped."
+        "Both keep bfloat16. Seconds are after imports: until the model is there, and until each of its bytes was read once (as the first"
+        " run does). Fuyu's queries, keys and values are one matrix head by head, whose rows are moved on opening."
+        " Peaks hold the libraries too, and the pages of the files that are mapped."
     )
     header = ["model", "MB in files", "open", "open and read", "peak MB", "of the size", "whole process"]
     return Table("load", "A sharded checkpoint of 2 GB", header, rows, result, goals, note, runs)
