@@ -298,6 +298,7 @@ RULES: dict[str, Callable[..., Any]] = {
     "where": where,
     "stack": lambda values, *args, **kwargs: Stand(rank(values[0]) + 1, wider(*values)),
     "embedding": lambda ids, table, *args, **kwargs: Stand(rank(table if is_float(ids) else ids) + 1),
+    "bucketize": lambda x, *args, **kwargs: Stand(rank(x), WHOLE),
     "searchsorted": lambda edges, x, **kwargs: Stand(rank(x), WHOLE),
     "eye": lambda *args, **kwargs: Stand(2, kwargs.get("dtype") or FLOAT),
     "cross_entropy": lambda *args, **kwargs: Stand(0),

@@ -59,6 +59,7 @@ def test_stacked_experts_by_hand() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_all_experts_on_all_tokens_is_the_same() -> None:
     """What runs where values cannot be read (export, compile)."""
     _, moe = mixture(stacked=True, shared=4)

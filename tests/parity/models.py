@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tests.parity import (
     models_aimv2,
+    models_aria,
     models_gemma,
     models_hybrid,
     models_idefics3,
@@ -331,6 +332,7 @@ def janus_untied_text_only() -> Any:
 
 
 CASES |= models_native.CASES
+CASES |= models_aria.CASES
 CASES |= models_towers.CASES
 CASES |= models_mixed.CASES
 CASES |= models_tiles.CASES

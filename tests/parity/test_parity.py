@@ -128,6 +128,7 @@ def test_janus_image_side(tmp_path: Path) -> None:
     "name",
     [
         "llava_left_padding_two_images",
+        "aria_partial_masks_left_padding",
         "qwen2_vl_images_and_video",
         "blip_2_left_padding",
         "janus_deeper_aligner",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -97,12 +99,19 @@ class LearnedTokens(nn.Module):
         return torch.cat(parts, dim=-2)
 
 
-class LearnedQueries(nn.Module):
-    """The same learned queries for every item: like [..., N, e] → [..., count, width]."""
+class NoQueries(ValueError):
+    """Items of a number of tokens that no number of queries is given for."""
 
-    def __init__(self, count: int, width: int, std: float = 0.02) -> None:
+
+class LearnedQueries(nn.Module):
+    """The same learned queries for every item: like [..., N, e] → [..., count, width].
+
+    With `counts`, pairs of a number of tokens and one of queries, the first so many of them for items of N tokens. Raises NoQueries.
+    """
+
+    def __init__(self, count: int, width: int, std: float = 0.02, counts: Sequence[tuple[int, int]] = ()) -> None:
         super().__init__()
-        self.std = std
+        self.std, self.counts = std, tuple(counts)
         self.queries = nn.Parameter(torch.empty(count, width))
         self.reset_parameters()
 
@@ -110,4 +119,12 @@ class LearnedQueries(nn.Module):
         nn.init.normal_(self.queries, std=self.std)
 
     def forward(self, like: Tensor) -> Tensor:
-        return self.queries.expand(*like.shape[:-2], -1, -1)
+        rows = self.queries if not self.counts else self.queries[: self.number(like.shape[-2])]
+        return rows.expand(*like.shape[:-2], -1, -1)
+
+    def number(self, tokens: int) -> int:
+        """Queries for an item of so many tokens."""
+        for size, count in self.counts:
+            if tokens == size:
+                return count
+        raise NoQueries(f"there are queries for items of {' or '.join(str(size) for size, _ in self.counts)} tokens, not of {tokens}")

@@ -98,18 +98,23 @@ class MixtureOfExperts(nn.Module):
         return y if self.shared is None else y + self.shared(x)
 
     def mixed(self, tokens: Tensor, shares: Tensor) -> Tensor:
-        """tokens [S, width] through the experts that have a share [S, experts] of them."""
+        """tokens [S, width] through the experts that have a share [S, experts] of them: where values can be read, those tokens alone."""
         out = torch.zeros_like(tokens)
-        for i in range(self.count):
-            if readable(tokens):  # only the tokens that chose it
+        if isinstance(self.experts, StackedExperts):
+            for i, share in enumerate(shares.t()):
+                if readable(tokens):
+                    rows = share.nonzero()[:, 0]
+                    out = out.index_add(0, rows, self.experts(tokens[rows], i) * share[rows, None])
+                else:
+                    out = out + self.experts(tokens, i) * share[:, None]
+            return out
+        for i, expert in enumerate(self.experts):
+            if readable(tokens):
                 rows = shares[:, i].nonzero()[:, 0]
-                out = out.index_add(0, rows, self.expert(i, tokens[rows]) * shares[rows, i, None])
+                out = out.index_add(0, rows, expert(tokens[rows]) * shares[rows, i, None])
             else:
-                out = out + self.expert(i, tokens) * shares[:, i, None]
+                out = out + expert(tokens) * shares[:, i, None]
         return out
-
-    def expert(self, index: int, tokens: Tensor) -> Tensor:
-        return self.experts(tokens, index) if isinstance(self.experts, StackedExperts) else self.experts[index](tokens)
 
     def shares(self, scores: Tensor) -> Tensor:
         """Scores [S, experts] → the weight of every expert for a token, in float32, zero for those that do not run."""

@@ -16,11 +16,9 @@ from .fit import normalised
 from .pictures import open_picture
 
 
-def views(picture: PIL.Image.Image, config: AnyResolution) -> list[PIL.Image.Image]:
-    """The whole picture squashed to one tile, then the tiles, row by row, of the canvas with the picture in its middle."""
-    filter_ = Resampling[config.resample.upper()]
-    height, width = config.hw()
-    tall, wide = load_symbol("vlmgraph.nn.canvas:best_canvas")(picture.height, picture.width, config.canvases)
+def on_canvas(picture: PIL.Image.Image, canvases: Sequence[tuple[int, int]], filter_: Resampling) -> PIL.Image.Image:
+    """The canvas that shows most of the picture's pixels, with the picture in its middle."""
+    tall, wide = load_symbol("vlmgraph.nn.canvas:best_canvas")(picture.height, picture.width, canvases)
     across, down = wide / picture.width, tall / picture.height
     if across < down:
         inner = wide, min(math.ceil(picture.height * across), tall)
@@ -28,7 +26,15 @@ def views(picture: PIL.Image.Image, config: AnyResolution) -> list[PIL.Image.Ima
         inner = min(math.ceil(picture.width * down), wide), tall
     canvas = PIL.Image.new("RGB", (wide, tall))
     canvas.paste(picture.resize(inner, filter_), ((wide - inner[0]) // 2, (tall - inner[1]) // 2))
-    corners = [(x, y) for y in range(0, tall, height) for x in range(0, wide, width)]
+    return canvas
+
+
+def views(picture: PIL.Image.Image, config: AnyResolution) -> list[PIL.Image.Image]:
+    """The whole picture squashed to one tile, then the tiles, row by row, of the canvas with the picture in its middle."""
+    filter_ = Resampling[config.resample.upper()]
+    height, width = config.hw()
+    canvas = on_canvas(picture, config.canvases, filter_)
+    corners = [(x, y) for y in range(0, canvas.height, height) for x in range(0, canvas.width, width)]
     return [picture.resize((width, height), filter_), *(canvas.crop((x, y, x + width, y + height)) for x, y in corners)]
 
 

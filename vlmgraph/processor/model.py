@@ -104,6 +104,7 @@ def token_counts(graph: Graph) -> Callable[[str, Mapping[str, np.ndarray]], int 
         length = type_.dims[-2] if type_ is not None and len(type_.dims) > 1 else None
         if length is None:
             raise problem(problems.NAME, f"{graph.name} has no tokens called `{node}`", "place the token count of a node of the graph")
+        length = length.substitute(known_sizes(graph, inputs))
         if length.constant is not None:
             return length.constant
         packed = next((s for s in length.symbols() if owners.get(s.name) in inputs), None)
@@ -117,6 +118,18 @@ def token_counts(graph: Graph) -> Callable[[str, Mapping[str, np.ndarray]], int 
         return [_value(length, packed, int(n)) for n in inputs[owners[packed.name]].prod(axis=1)]
 
     return counts
+
+
+def known_sizes(graph: Graph, inputs: Mapping[str, np.ndarray]) -> dict[Symbol, Dim]:
+    """The sizes that the pictures at hand give the dims of their input, but for how many there are and what a grid owns."""
+    known: dict[Symbol, Dim] = {}
+    for name, type_ in graph.inputs.items():
+        if name not in inputs or type_.kind not in ("image", "mask") or len(type_.dims) != inputs[name].ndim:
+            continue
+        for dim, size in list(zip(type_.dims, inputs[name].shape))[1:]:
+            if dim.plain and dim.constant is None and len(dim.symbols()) == 1:
+                known[next(iter(dim.symbols()))] = Dim.of(size)
+    return known
 
 
 def _derived(graph: Graph, symbol: Symbol, inputs: Mapping[str, np.ndarray]) -> Sequence[int] | None:

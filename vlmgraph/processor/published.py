@@ -18,6 +18,7 @@ FILES = {
     "processor.tiles": ("preprocessor_config.json", "image_processor"),
     "processor.split": ("preprocessor_config.json", "image_processor"),
     "processor.padded": ("preprocessor_config.json", "image_processor"),
+    "processor.corner": ("preprocessor_config.json", "image_processor"),
     "processor.aspect": ("preprocessor_config.json", "image_processor"),
     "processor.frames": ("video_preprocessor_config.json", "video_processor"),
 }
@@ -161,6 +162,7 @@ class _Read:
             "processor.aspect": self.between,
             "processor.image": self.fitting, "processor.patches": self.shrinking, "processor.padded": self.longest,
             "processor.tiles": self.tiling, "processor.split": self.splitting, "processor.any_resolution": self.canvases,
+            "processor.corner": self.cornered,
             "processor.frames": self.videos,
         }  # fmt: skip
         rest.get(self.base["type"], self.budget)(fields)
@@ -265,6 +267,18 @@ class _Read:
         if self.take("do_center_crop", False):
             self.refuse("do_center_crop", "is not supported: whole pictures go in")
         self.take("crop_size")
+
+    def cornered(self, fields: dict[str, Any]) -> None:
+        """The long side of a picture, the least other one, and whether it is cut."""
+        for key, field in (("max_image_size", "size"), ("min_image_size", "min_side")):
+            if (value := self.take(key)) is not None:
+                fields[field] = value
+        fields["split"] = bool(self.take("split_image", False))
+        canvases = self.take("split_resolutions")
+        if canvases is not None:
+            fields["canvases"] = canvases
+        for key in ("size", "crop_size", "do_pad", "do_center_crop"):
+            self.take(key)
 
     def shrinking(self, fields: dict[str, Any]) -> None:
         """The largest size, and the value of pixels filled up to whole patches."""

@@ -90,10 +90,18 @@ def by_type(table: dict[str, Any], kinds: Mapping[str, dict[str, Any]]) -> None:
     table["allOf"] = [
         {
             "if": {"properties": {"type": {"const": kind}}, "required": ["type"]},
-            "then": {"properties": {**fields, **own}, "additionalProperties": False},
+            "then": {"properties": {**{name: or_field(value) for name, value in fields.items()}, **own}, "additionalProperties": False},
         }
         for kind, fields in sorted(kinds.items())
     ]
+
+
+def or_field(value: Any) -> Any:
+    """What a field may be, or inside of a block a field of the block, `$name`."""
+    if not isinstance(value, dict) or not value.keys() & {"type", "enum", "const", "anyOf"}:
+        return value
+    words = {key: value[key] for key in ("description", "title", "default") if key in value}
+    return {**words, "anyOf": [{k: v for k, v in value.items() if k not in words}, {"type": "string", "pattern": r"^\$\w+$"}]}
 
 
 def flattened(made: Mapping[str, Any]) -> dict[str, Any]:

@@ -181,7 +181,8 @@ class _Import:
         known = table.get("defaults", {})
         ignored = {**_common(), **table.get("ignore", {})}
         values, spelt = dict(known), {}
-        for written, value in _flatten(config, ignored):
+        whole = {key: "" for key, default in known.items() if isinstance(default, dict)}
+        for written, value in _flatten(config, {**ignored, **whole}):
             key = table.get("aliases", {}).get(written, written)
             if key in known:
                 values[key], spelt[key] = value, prefix + written
@@ -353,6 +354,8 @@ def _kind(key: str, table: Mapping[str, Any]) -> str:
         example = (table.get("only", {}).get(key) or [table["defaults"].get(table.get("otherwise", {}).get(key), 0)])[0]
     if isinstance(example, bool):
         return "true or false"
+    if isinstance(example, dict):
+        return "a table of whole numbers"
     if isinstance(example, list) and example and isinstance(example[0], str):
         return "a list of texts"
     if isinstance(example, list) and example and isinstance(example[0], list):
@@ -367,6 +370,8 @@ def _is(value: Any, kind: str) -> bool:
         return isinstance(value, list) and bool(value) and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
     if kind == "a list of lists of whole numbers":
         return isinstance(value, list) and bool(value) and all(_is(v, "a list of whole numbers") for v in value)
+    if kind == "a table of whole numbers":
+        return isinstance(value, dict) and bool(value) and all(key.isdigit() and _is(v, "a whole number") for key, v in value.items())
     if kind == "a list of texts":
         return isinstance(value, list) and bool(value) and all(isinstance(v, str) for v in value)
     if kind == "a text":
