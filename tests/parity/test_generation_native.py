@@ -1,4 +1,4 @@
-"""Greedy decoding of cases in `models_native` and `models_hybrid`: eight tokens, the same as the reference writes."""
+"""Greedy decoding of cases in `models_native`, `models_hybrid` and `models_maya`: eight tokens, the same as the reference writes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ from tests.parity.test_parity import write
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    "name", ["qwen2_5_vl_images_and_video", "deepseek_vl_two_images_left_padding", "deepseek_vl_hybrid_two_images_left_padding"]
+    "name",
+    [
+        "qwen2_5_vl_images_and_video",
+        "deepseek_vl_two_images_left_padding",
+        "deepseek_vl_hybrid_two_images_left_padding",
+        "llava_cohere_other_options",
+    ],
 )
 def test_same_tokens_are_generated(name: str, tmp_path: Path) -> None:
     reference, inputs, _ = CASES[name]()
