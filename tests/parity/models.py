@@ -11,6 +11,7 @@ from torch import Tensor
 from tests.parity import (
     models_aimv2,
     models_aria,
+    models_blip,
     models_gemma,
     models_hybrid,
     models_idefics3,
@@ -343,3 +344,4 @@ CASES |= models_hybrid.CASES
 CASES |= models_maya.CASES
 CASES |= models_idefics3.CASES
 CASES |= models_aimv2.CASES
+CASES |= models_blip.CASES

@@ -169,8 +169,14 @@ def check_table(table: dict[str, Any]) -> None:
         assert set(table.get(section, {})) <= known, section
     assert not known & set(table.get("ignore", {}))
     for key in known:
-        used = key in table.get("fields", {}) or key in table.get("only", {}) or key in text
+        used = key in table.get("fields", {}) or key in table.get("only", {}) or key in text or key in by_families(table["model_type"])
         assert used or key in UNUSED.get(table["model_type"], ()), key
+
+
+def by_families(kind: str) -> set[str]:
+    """Keys of a configuration class that families map, each in its own way."""
+    parts = [part for tables in families().values() for table in tables for part in table.get("parts", {}).values()]
+    return {key for part in parts if kind in part["model_types"] for key in part.get("fields", {})}
 
 
 UNUSED: dict[str, tuple[str, ...]] = {
@@ -191,6 +197,7 @@ CLASSES = {
     "janus": "JanusConfig", "janus_vision_model": "JanusVisionConfig",
     "janus_vqgan": "JanusVQVAEConfig", "t5": "T5Config",
     "instructblip": "InstructBlipConfig", "instructblip_qformer": "InstructBlipQFormerConfig",
+    "blip": "BlipConfig", "blip_vision_model": "BlipVisionConfig", "blip_text_model": "BlipTextConfig",
     "siglip": "SiglipConfig", "siglip_vision_model": "SiglipVisionConfig", "siglip_text_model": "SiglipTextConfig",
     "metaclip_2": "MetaClip2Config", "metaclip_2_vision_model": "MetaClip2VisionConfig", "metaclip_2_text_model": "MetaClip2TextConfig",
 }  # fmt: skip

@@ -23,8 +23,8 @@ def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0, ignore
     return total / (labels != -100).sum().clamp(min=1)
 
 
-def sample_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0, ignore: Sequence[int] = ()) -> Tensor:
-    """The mean over samples of the mean over a sample's labels that count: logits [B, T, V], labels [B, T]."""
+def sample_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0, ignore: Sequence[int] = (), total: bool = False) -> Tensor:
+    """Each sample's mean over its labels that count, or with `total` their sum: logits [B, T, V], labels [B, T] → [B]."""
     if logits.shape[:2] != labels.shape:
         raise LabelCount(f"there are {tuple(logits.shape[:2])} predictions, but {tuple(labels.shape)} labels")
     for token in ignore:
@@ -32,7 +32,7 @@ def sample_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0,
     each = F.cross_entropy(
         logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, label_smoothing=smoothing, reduction="none"
     ).view(labels.shape)
-    return (each.sum(1) / (labels != -100).sum(1).clamp(min=1)).mean()
+    return each.sum(1) if total else each.sum(1) / (labels != -100).sum(1).clamp(min=1)
 
 
 class LabelCount(ValueError):
@@ -53,8 +53,8 @@ class CrossEntropy(nn.Module):
 class NextToken(nn.Module):
     """The state at place t predicts the label at t + 1: logits [B, T, V], labels [B, T].
 
-    average "samples": the mean over the batch of the mean over a sample, where a short answer weighs as much as a long one.
-    reduce "sample": that of every sample, [B].
+    average "samples": the mean over the batch of the mean over a sample, where a short answer weighs as much as a long one. "sums": the
+    mean over the batch of the sum over a sample, each times its weight, weights [B]. reduce "sample": that of every sample, [B].
     """
 
     def __init__(self, smoothing: float = 0.0, ignore: Sequence[int] = (), average: str = "tokens", reduce: str = "batch") -> None:
@@ -62,13 +62,13 @@ class NextToken(nn.Module):
         self.smoothing, self.ignore, self.average = smoothing, tuple(ignore), average
         self.reduce = reduce
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        if self.reduce == "sample":
-            rows = zip(logits[:, :-1], labels[:, 1:])
-            return torch.stack([cross_entropy(row, wanted, self.smoothing, self.ignore) for row, wanted in rows])
-        if self.average == "samples":
-            return sample_cross_entropy(logits[:, :-1], labels[:, 1:], self.smoothing, self.ignore)
-        return cross_entropy(logits[:, :-1], labels[:, 1:], self.smoothing, self.ignore)
+    def forward(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+        logits, labels = logits[:, :-1], labels[:, 1:]
+        if self.average == "tokens" and self.reduce == "batch":
+            return cross_entropy(logits, labels, self.smoothing, self.ignore)
+        each = sample_cross_entropy(logits, labels, self.smoothing, self.ignore, self.average == "sums")
+        each = each if weights is None else each * weights
+        return each if self.reduce == "sample" else each.mean()
 
 
 class Contrastive(nn.Module):

@@ -94,12 +94,14 @@ def _carry_on(node: Node, ports: Ports, carried: dict[str, Mapping[str, str]]) -
 
 
 def _keeps(ports: Ports, dim: Dim | None, kind: str) -> bool:
-    """Whether what is fed to the companion port `kind` also describes an output of this token dim: where some input has these tokens, or
-    the port itself speaks of them (a mask of the patches that an image is cut into)."""
+    """Whether what is fed to the companion port `kind` also describes an output of this token dim: where the port itself speaks of these
+    tokens (a mask of the patches that an image is cut into), or some input has them and the port does not speak of another's (a mask of
+    words beside an image)."""
     if dim is None:
         return False
-    spoken = kind == "mask" and ports.inputs[kind].dims[-1:] == (dim,)
-    return spoken or any(_token_dim(t) == dim for n, t in ports.inputs.items() if n not in COMPANIONS)
+    spoken = ports.inputs[kind].dims[-1:] if kind == "mask" else ()
+    held = {_token_dim(t) for n, t in ports.inputs.items() if n not in COMPANIONS}
+    return spoken == (dim,) or (dim in held and not held.intersection(spoken))
 
 
 def _token_dim(type_: Type) -> Dim | None:

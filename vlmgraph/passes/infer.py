@@ -87,6 +87,11 @@ class _Inference(Findings):
 
     # ---- one node
 
+    def unknown_field(self, component: str, name: str) -> Symbol:
+        """What a field that is left out stands for; that of a copy is its source's, also where the copy is used for less."""
+        copied = self.graph.copies.get(component)
+        return Symbol(f"{component if copied is None else copied.of}.{name}", flexible=True)
+
     def ports(self, node: Node, config: Component) -> tuple[Ports, Ports]:
         """The signature as declared, and with its symbols made numbers or unknowns."""
         declared = config.signature(node.facet)
@@ -100,7 +105,7 @@ class _Inference(Findings):
                 elif isinstance(value, Dim):
                     cache[symbol.name] = value.substitute({s: dim_of(s) for s in value.symbols()})
                 elif symbol.name in type(config).model_fields:
-                    cache[symbol.name] = Dim.of(Symbol(f"{node.component}.{symbol.name}", flexible=True))
+                    cache[symbol.name] = Dim.of(self.unknown_field(node.component, symbol.name))
                 else:
                     cache[symbol.name] = Dim.of(Symbol(f"{node.id}.{symbol.name}", flexible=True))
             return cache[symbol.name]
@@ -418,8 +423,7 @@ class _Inference(Findings):
             values: dict[str, int] = {}
             for name in type(config).model_fields:
                 if getattr(config, name) is None:
-                    symbol = Symbol(f"{id}.{name}", flexible=True)
-                    value = self.value(Dim.of(symbol)).constant
+                    value = self.value(Dim.of(self.unknown_field(id, name))).constant
                     if value is not None:
                         values[name] = value
                     elif id in used and self.needed(config, name) and not self.found.failed:

@@ -28,7 +28,10 @@ class NextToken(Loss, name="loss.next_token"):
     A program that scores answers has `NAME.per_sample` among its outputs, the mean over each sample's own labels.
     """
 
-    average: Literal["tokens", "samples"] = Field("tokens", description="over all tokens at once, or first over those of a sample")
+    average: Literal["tokens", "samples", "sums"] = Field(
+        "tokens",
+        description="over all tokens at once; first over those of a sample; or over the sums of samples, which `weights` may weigh",
+    )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of every target spread over all tokens")
     ignore: list[Token] = Field(default_factory=list, description="labels that do not count beside -100")
     reduce: Literal["batch", "sample"] = Field("batch", description="one loss for the batch, or one for each sample")
@@ -36,7 +39,8 @@ class NextToken(Loss, name="loss.next_token"):
 
     def signature(self, facet: str = "") -> Ports:
         returns = T.loss["B"] if self.reduce == "sample" else T.loss[()]
-        return Ports(returns, logits=T.logits["B", "T", "V"], labels=T.ids["B", "T"])
+        ports = Ports(returns, logits=T.logits["B", "T", "V"], labels=T.ids["B", "T"])
+        return ports | {"weights": T.scores["B"].optional_} if self.average == "sums" else ports
 
     def arguments(self) -> dict[str, Any]:
         return {"reduce": self.reduce, "smoothing": self.label_smoothing, "ignore": tuple(self.ignore), "average": self.average}
