@@ -17,6 +17,7 @@ from tests.parity import (
     models_idefics3,
     models_maya,
     models_mixed,
+    models_mllama,
     models_native,
     models_others,
     models_tiles,
@@ -345,3 +346,4 @@ CASES |= models_maya.CASES
 CASES |= models_idefics3.CASES
 CASES |= models_aimv2.CASES
 CASES |= models_blip.CASES
+CASES |= models_mllama.CASES

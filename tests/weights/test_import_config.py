@@ -164,7 +164,7 @@ def test_config_tables_are_whole(name: str) -> None:
 def check_table(table: dict[str, Any]) -> None:
     """Every key that has a default is used somewhere: mapped, filled in, or held to values."""
     known = set(table.get("defaults", {}))
-    text = json.dumps([table.get("set", {}), table.get("when", [])])
+    text = json.dumps([table.get("set", {}), table.get("when", []), table.get("below", {})])
     for section in ("fields", "values", "only", "otherwise"):
         assert set(table.get(section, {})) <= known, section
     assert not known & set(table.get("ignore", {}))
@@ -186,6 +186,7 @@ UNUSED: dict[str, tuple[str, ...]] = {
     "idefics_perciever": ("use_resampler",),  # the key of the whole model decides
     "sam_vision_model": ("output_channels",),  # the neck's, which stands beside the tower
     "janus_vision_model": ("projection_dim", "num_image_tokens"), "janus_vqgan": ("image_token_embed_dim",),
+    "mllama_vision_model": ("intermediate_layers_indices",),  # an edge of the whole model has them
 }  # fmt: skip
 
 CLASSES = {

@@ -83,7 +83,9 @@ class StackConfig(Component):
     factors: dict[Literal["attention", "cross", "mlp"], tuple[float, float]] = Field(
         default_factory=dict, description='factors a and b of branches in a * norm(x) + b * f(norm(x)), the order "normed"'
     )
-    residual: Literal["plain", "layer_scale"] = Field("plain", description="how branches join the stream")
+    residual: Literal["plain", "layer_scale", "gate"] = Field(
+        "plain", description="how branches join the stream; `gate` is tanh of a scalar, zero at first"
+    )
     scale_init: float = Field(1e-5, description="first value of layer_scale")
     mask: Rules | None = Field(None, description="who attends to whom; several rules hold together")
     window: int | None = Field(None, ge=1, description='reach of the rule "window", or side of the squares of "window_2d"')
@@ -353,8 +355,8 @@ class StackConfig(Component):
             for slot, layer in config.one.items():
                 for part, count in ({slot: layer.total()} if slot.startswith("norms.") else counted(slot, layer)).items():
                     add(part, times * count)
-                if config.residual == "layer_scale" and not slot.startswith("norms."):
-                    add(f"scales.{slot}", times * self.width)
+                if config.residual != "plain" and not slot.startswith("norms."):
+                    add(f"scales.{slot}", times * (self.width if config.residual == "layer_scale" else 1))
         for group, block in self.groups():
             for part, count in counted(f"inserts.{group.name}", block).items():
                 add(part, len(group.places(self.layers)) * count)
@@ -390,7 +392,7 @@ class StackConfig(Component):
     # ---- the module
 
     def layer_modules(self) -> list[Any]:
-        block, scale = (load_symbol(f"vlmgraph.nn.block:{name}") for name in ("Block", "Scale"))
+        block, scale, gate = (load_symbol(f"vlmgraph.nn.block:{name}") for name in ("Block", "Scale", "Gate"))
         made = []
         for i, kind in enumerate(self.sequence):
             config = self.variants[kind]
@@ -408,6 +410,8 @@ class StackConfig(Component):
         insert = load_symbol("vlmgraph.nn.stack:Insert")
         inserts = {}
         for group, block in self.groups():
+            if config.residual == "gate":
+                scales = {b: gate() for b in branches}
             inserts[group.name] = insert({i: block.build() for i in group.places(self.layers)}, group.port, group.at)
         rules: Any = self.rules if self.pattern is None else [self.variants[kind].rules for kind in self.sequence]
         windows = [c.window for c in self.variants.values() if c.window is not None]

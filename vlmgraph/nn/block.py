@@ -133,7 +133,8 @@ class CrossAttentionBlock(nn.Module):
 
     With tanh gates at zero this is Flamingo's inserted layer (arXiv 2204.14198, section 3.1.2), which is the identity at first. Media are
     not normalised. A token that may attend to no medium takes nothing from the cross-attention, but its MLP still acts, and so it does
-    for a sample without any media. `mask_mlp` leaves such tokens' MLP out too (mllama).
+    for a sample without any media. `mask_mlp` leaves such tokens' MLP out too (mllama). With `open_rows` a token that may attend to no
+    medium attends to all of them instead, as transformers' mllama has it.
     """
 
     def __init__(
@@ -143,18 +144,22 @@ class CrossAttentionBlock(nn.Module):
         norms: Mapping[str, nn.Module],
         gates: Mapping[str, nn.Module] | None = None,
         mask_mlp: bool = False,
+        open_rows: bool = False,
     ) -> None:
         super().__init__()
         self.norms = nn.ModuleDict(norms)
         self.cross, self.mlp = cross, mlp
         self.gates = nn.ModuleDict(gates or {})
-        self.mask_mlp = mask_mlp
+        self.mask_mlp, self.open_rows = mask_mlp, open_rows
 
     def forward(self, x: Tensor, media: Tensor | None = None, media_mask: Tensor | None = None) -> Tensor:
         """media [B, M, d_media]; media_mask [B, M] or [B, N, M], True = may attend."""
         if media is not None:
-            y = self.gated("cross", self.cross(self.norms["cross"](x), media, media_mask))
-            if media_mask is not None and media_mask.dim() == 3:
+            seen = media_mask
+            if self.open_rows and media_mask is not None:
+                seen = media_mask.bool() | ~media_mask.bool().any(-1, keepdim=True)
+            y = self.gated("cross", self.cross(self.norms["cross"](x), media, seen))
+            if not self.open_rows and media_mask is not None and media_mask.dim() == 3:
                 y = y * media_mask.bool().any(-1, keepdim=True).to(y.dtype)  # the output projection may have a bias
             x = x + y
         elif self.mask_mlp:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 class CrossMask(nn.Module):
     """Media are numbered by their tokens in the text; phi(t) counts those at or before place t (Flamingo, arXiv 2204.14198, section 3.1.3).
 
-    rule "last_image": only the media of image phi(t). "all_previous": those of images 1 to phi(t). "given": `media_mask` says it.
+    rule "last_image": only the media of image phi(t). "all_previous": those of images 1 to phi(t). "given": `media_mask` says it,
+    "given_tiles" for every tile of an image.
     Rows with phi = 0 are False everywhere.
     """
 
@@ -21,12 +22,13 @@ class CrossMask(nn.Module):
         self, media: Tensor, ids: Tensor | None = None, media_mask: Tensor | None = None, seen: Tensor | None = None
     ) -> Tensor | dict[str, Tensor]:
         """media [B, M, L, d], ids [B, T], media_mask [B, T, M], seen [B] (media before `ids`, while decoding) →
-        `out` [B, T, M * L] bool and `seen` [B], the media up to the end of `ids`; with a given mask `out` alone.
+        `out` [B, T, M * L] bool and `seen` [B], the media up to the end of `ids`; with a given mask `out` alone. In tiles media
+        [B, M, K, L, d] and media_mask [B, T, M, K] → [B, T, M * K * L].
         """
-        count, length = media.shape[1], media.shape[2]
-        if self.rule == "given":
+        count, length = media.shape[1], media.shape[-2]
+        if self.rule == "given" or self.rule == "given_tiles":
             assert media_mask is not None
-            return media_mask.bool().repeat_interleave(length, 2)
+            return media_mask.bool().flatten(2).repeat_interleave(length, 2)
         assert ids is not None
         phi = (ids == self.token).long().cumsum(1)
         if seen is not None:

@@ -112,13 +112,15 @@ class ShiftRight(nn.Module):
 
 
 class Concat(nn.Module):
-    """Values joined along the tokens or the channels."""
+    """Values joined along the tokens or the channels; `interleaved` channels take turns."""
 
-    def __init__(self, axis: str = "tokens") -> None:
+    def __init__(self, axis: str = "tokens", interleaved: bool = False) -> None:
         super().__init__()
-        self.dim = -2 if axis == "tokens" else -1
+        self.dim, self.interleaved = -2 if axis == "tokens" else -1, interleaved
 
     def forward(self, x: Sequence[Tensor]) -> Tensor:
+        if self.interleaved:
+            return torch.stack(list(x), dim=-1).flatten(-2)
         return torch.cat(list(x), dim=self.dim)
 
 

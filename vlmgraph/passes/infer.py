@@ -167,7 +167,9 @@ class _Inference(Findings):
                     continue
                 if extra > 0 and not shape.rest and shape.dims:
                     first = str(shape.dims[0])
-                    if first in bound:
+                    if unfold and type_.dims[: extra + 1] == self.types[unfold[1]].dims[: unfold[0] + 1]:
+                        value, type_ = self.fold(node, port, value, type_, extra)  # said of each of the items folded before
+                    elif first in bound:
                         value, type_ = self.join(node, port, value, type_, extra)
                     else:
                         unfold = unfold or (extra, value)

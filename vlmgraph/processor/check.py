@@ -15,6 +15,7 @@ from ..ir.types import Type
 from ..plugins import PluginError, registry
 from . import problems
 from .aspect_config import Aspect
+from .canvas_config import Canvas
 from .config import AnyResolution, Boxes, Image, Native, Packed, Padded, Pixels, Place, Text, Tiles
 from .frames_config import Frames
 from .kinds import KINDS
@@ -96,6 +97,10 @@ def read_tables(
     for name, text in entries.texts.items():
         _tokens(name, text, tokens, fault)
         for token, place in text.places().items():
+        for other, what in text.also.items():
+            owners = {entries.media_of(text, token) for token in text.place}
+            if what == "tiles" and not broken and not any(isinstance(entries.media.get(o or ""), Canvas) for o in owners):
+                fault((name, "also", other), "no placeholder stands for pictures in tiles", "take processor.canvas for one of them")
             if entries.media_of(text, token) is None and not broken:  # else it follows from another fault
                 choice = ", ".join(entries.media) or "none"
                 fix = f'place."{token}" = {{ node = "{place.node}", of = "INPUT" }} with one of: {choice}'
@@ -190,11 +195,13 @@ def _sized(name: str, config: Pixels, type_: Type | None, fault: Fault) -> Pixel
             fix = f"change patch{' or temporal' if native else ''}, or the input"
             fault((name,), f"makes patches of {made} values, the input is {type_}", fix, problems.SIZE)
         return config
-    if not isinstance(config, (Image, Tiles, Split, AnyResolution)):
+    if not isinstance(config, (Image, Tiles, Split, Canvas, AnyResolution)):
         return config
     tall, wide = (d.constant for d in type_.dims[-2:]) if type_ and len(type_.dims) > 2 else (None, None)
     if config.size is None:
         if tall is None or wide is None:
+    if isinstance(config, Canvas):
+        config = _tiled(name, config, type_, fault)
             fault((name,), "the input does not say how large its pictures are", f"write processor.{name}.size = 224", problems.SIZE)
             return config
         if tall != wide and isinstance(config, Image) and config.fit in ("pad", "longest"):
@@ -212,6 +219,17 @@ def _sized(name: str, config: Pixels, type_: Type | None, fault: Fault) -> Pixel
 def _known(name: str, path: tuple[str, ...], what: str, among: Collection[str] | None, fault: Fault) -> None:
     if among is None or name in among:
         return
+def _tiled(name: str, config: Canvas, type_: Type | None, fault: Fault) -> Canvas:
+    """The entry with the number of tiles of its input."""
+    room = type_.dims[-4].constant if type_ is not None and len(type_.dims) > 4 else None
+    if config.max is None and room is None:
+        fault((name,), "the input does not say how many tiles a picture has", f"write processor.{name}.max = 4", problems.SIZE)
+    elif config.max is not None and room is not None and config.max != room:
+        fix = f"leave it out: it follows the input; or change inputs.{name}"
+        fault((name, "max"), f"makes {config.max} tiles of a picture, the input is {type_}", fix, problems.SIZE)
+    return config.model_copy(update={"max": config.max or room or 1})
+
+
     near = get_close_matches(name, among, 1)
     fix = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(sorted(among)) or 'none'}"
     fault(path, f"there is no {what} `{name}`", fix, problems.NAME)

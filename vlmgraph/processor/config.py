@@ -276,10 +276,11 @@ class Text(Config, name="processor.text"):
 
     `also`: `mask`, `labels`, `types`, 1 where a token is to be learned and 0 elsewhere (a prefix-LM's prefix), and `media [B, T, M]`,
     which pictures a token may attend to: the last one at or before it, none from the end token on until the next (Flamingo, arXiv
-    2204.14198, section 2.3).
+    2204.14198, section 2.3); `tiles [B, T, M, K]`, which tiles of which pictures, those of the last one or of several in a row (Llama
+    3.2-Vision), where the pictures are cut into them.
     """
 
-    gives: ClassVar[tuple[str, ...]] = ("mask", "labels", "types", "media")
+    gives: ClassVar[tuple[str, ...]] = ("mask", "labels", "types", "media", "tiles")
 
     tokenizer: str = Field("", pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$|^$")
     """A name; the files are looked for in the folder of that name beside the weights, then in the folder itself."""

@@ -14,6 +14,7 @@ from ..diagnostics.core import Diagnostic, DiagnosticError
 from ..ir.types import Type
 from . import chat, problems
 from .boxes import BoxCodec
+from .canvas import seen_tiles
 from .chat import Message, Written
 from .check import Entries, Locate, read_tables
 from .config import Chat, Padded, Patches
@@ -103,6 +104,7 @@ class Processor:
         result: dict[str, np.ndarray] = {}
         parts: dict[str, list[int]] = {}  # how many entries of an input each of its pictures became
         layouts: dict[str, list[Layout]] = {}
+        there: dict[str, np.ndarray] = {}  # which tiles of its pictures an input has
         for name, items in media.items():
             groups = next((g[name] for g in grouped.values() if name in g), nested.get(name, [len(items)]))
             config = self.entries.media[name]
@@ -114,6 +116,8 @@ class Processor:
                 parts[name] = [layout.entries for layout in layouts[name]]
             else:
                 parts[name] = [int(n) for n in made.pop(f"{name}.pieces", [1] * len(items))]
+            if f"{name}.tiles" in made:
+                there[name] = made.pop(f"{name}.tiles")
             result |= made
             for other, own in self.entries.derived.items():
                 if own.source == name:
@@ -124,7 +128,11 @@ class Processor:
             rows = encoder.rows(pieces[name], written, grouped[name], counts, self._lines(encoder, result), layouts)
             result[name] = rows["ids"]
             for other, what in encoder.config.also.items():
-                if what != "labels" or train:
+                if what == "tiles":
+                    cut = [slot for slot in encoder.slots if slot.input in there]
+                    if cut:
+                        result[other] = seen_tiles(rows["ids"], {cut[0].id}, there[cut[0].input])
+                elif what != "labels" or train:
                     result[other] = rows[what]
         return result
 

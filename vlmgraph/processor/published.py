@@ -16,6 +16,7 @@ FILES = {
     "processor.patches": ("preprocessor_config.json", "image_processor"),
     "processor.any_resolution": ("preprocessor_config.json", "image_processor"),
     "processor.tiles": ("preprocessor_config.json", "image_processor"),
+    "processor.canvas": ("preprocessor_config.json", "image_processor"),
     "processor.split": ("preprocessor_config.json", "image_processor"),
     "processor.padded": ("preprocessor_config.json", "image_processor"),
     "processor.corner": ("preprocessor_config.json", "image_processor"),
@@ -162,6 +163,7 @@ class _Read:
             "processor.aspect": self.between,
             "processor.image": self.fitting, "processor.patches": self.shrinking, "processor.padded": self.longest,
             "processor.tiles": self.tiling, "processor.split": self.splitting, "processor.any_resolution": self.canvases,
+            "processor.canvas": self.canvas,
             "processor.corner": self.cornered,
             "processor.frames": self.videos,
         }  # fmt: skip
@@ -231,6 +233,18 @@ class _Read:
             self.refuse("do_center_crop", "is not supported: whole pictures go in")
         for key in ("crop_size", "do_pad"):
             self.take(key)
+
+    def canvas(self, fields: dict[str, Any]) -> None:
+        """The size of a tile, and how many there may be."""
+        size, most = _sides(self.take("size")), self.take("max_image_tiles")
+        if size is not None and not isinstance(size, int):
+            fields["size"] = _one(size)
+        elif self.config.get("size") is not None:
+            self.refuse("size", "is no height and width")
+        if most is not None:
+            fields["max"] = most
+        if self.take("do_pad", True) is False:
+            self.refuse("do_pad", "is not supported: a picture fills whole tiles")
 
     def splitting(self, fields: dict[str, Any]) -> None:
         """The long side of a picture, the side of a tile, and whether there is more than one."""

@@ -13,11 +13,13 @@ configuration class:
     [values.KEY] value = value in the spec
     [only]      key = [values]                    # the graph is right for these alone (for these entries of a list of texts); other
                                                 # values must be of the default's type
+    [below]     key = bound                       # entries of a list are below this number, "{other key}"
     [ignore]    key = reason
-    [set]       path = value                      # "{key}" stands for a value, "{a*b}" for a product, "{a//b}" for a floored quotient, from
-                                                # left to right; paths as in fields
+    [set]       path = value                      # "{key}" stands for a value, "{a*b}" for a product, "{a//b}" for a floored quotient,
+                                                # "{a-b}" for a difference, from left to right; paths as in fields
                                                 # "{list.halvings}" is 2 to the number of its entries less one, "{list.cycle}"
-                                                # what it repeats, "{list.side}" what all are; "{key.sqrt}" and "{key.rsqrt}" are roots
+                                                # what it repeats, "{list.side}" what all are; "{key.sqrt}" and "{key.rsqrt}" are
+                                                # roots; the others are in `made.py`
     needs       = [keys]                          # may not be null
     [[when]]    key, is, set                      # more of the same where a key has that value; `is = "null"` for an absent one, "{key}"
                                                 # for the value of another
@@ -26,9 +28,8 @@ configuration class:
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -38,13 +39,14 @@ from typing import Any
 from ..diagnostics import Collector, Diagnostic, DiagnosticError, Label, Span
 from ..diagnostics import codes as C
 from .json_io import read_json
+from .made import MADE
 
 try:
     import tomllib
 except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
 
-_HOLE = re.compile(r"\{([\w.]+(?:(?:\*|//)[\w.]+)*)\}")
+_HOLE = re.compile(r"\{([\w.]+(?:(?:\*|//|-)[\w.]+)*)\}")
 
 
 @dataclass(frozen=True)
@@ -219,6 +221,10 @@ class _Import:
     def apply(self, part: str, table: Mapping[str, Any], values: Mapping[str, Any], component: str) -> None:
         self.part, scope = part, {**self.values, **values}
         here = f"components.{component}" if component else ""
+        for key, bound in table.get("below", {}).items():
+            if any(entry >= self.fill(bound, scope) for entry in values[key] or ()):
+                self.refuse(f"{part}.{key}" if part else key, values[key], f"its entries are below {self.fill(bound, scope)}")
+                return
         for name, value in table.get("base", {}).items():
             self.put(f"{here}.{name}", value)
         for path, value in table.get("set", {}).items():
@@ -269,7 +275,7 @@ class _Import:
     def value(self, name: str, scope: Mapping[str, Any]) -> Any:
         """A value by key, or what a suffix makes of it; of a list of levels `.halvings` is how often the sides were halved, as a factor."""
         key, _, suffix = name.rpartition(".")
-        made = _MADE.get(suffix)
+        made = MADE.get(suffix)
         if made is None or name in scope:
             return scope.get(name)
         try:
@@ -280,51 +286,22 @@ class _Import:
             raise DiagnosticError(Diagnostic(C.CONFIG_VALUE, text, _place(self.path, key.split(".")))) from None
 
     def product(self, text: str, scope: Mapping[str, Any]) -> Any:
-        names = re.split(r"\*|//", text)
+        names = re.split(r"\*|//|-", text)
         factors = [int(name) if name.isdigit() else self.value(name, scope) for name in names]
         if len(factors) == 1:
             return factors[0]
-        signs = re.findall(r"\*|//", text)
+        signs = re.findall(r"\*|//|-", text)
         if not all(isinstance(f, (int, float)) for f in factors) or any(s == "//" and not f for s, f in zip(signs, factors[1:])):
             raise DiagnosticError(Diagnostic(C.CONFIG_VALUE, f"{self.path.name}: {text} needs numbers, but is {factors}"))
         result = factors[0]
         for sign, factor in zip(signs, factors[1:]):
-            result = result * factor if sign == "*" else result // factor
+            result = result * factor if sign == "*" else result - factor if sign == "-" else result // factor
         return int(result) if result == int(result) else result
 
 
 def _over(table: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration's table with what the family's part says otherwise."""
     return {**table, **{name: {**table.get(name, {}), **part[name]} for name in ("fields", "only", "ignore") if name in part}}
-
-
-def _cycle(values: list[Any]) -> list[Any]:
-    """The shortest list that gives `values` when it is repeated."""
-    return next(values[:n] for n in range(1, len(values) + 1) if all(v == values[i % n] for i, v in enumerate(values)))
-
-
-def _side(sides: list[Any]) -> Any:
-    """The side of a square given as height and width. Raises ValueError."""
-    if len(set(sides)) != 1:
-        raise ValueError(f"its sides {sides} are not equal")
-    return sides[0]
-
-
-def _root(number: Any) -> float:
-    """The square root of a number above zero. Raises ValueError."""
-    if not number > 0:
-        raise ValueError("it is not above zero")
-    return math.sqrt(number)
-
-
-_MADE: dict[str, Callable[[Any], Any]] = {
-    "halvings": lambda levels: 2 ** (len(levels) - 1),
-    "cycle": _cycle,
-    "side": _side,
-    "sqrt": _root,
-    "rsqrt": lambda number: 1 / _root(number),
-    "behind_first": lambda layers: layers[0] + (layers[0] >= 0),  # the state behind the first layer named
-}
 
 
 @cache

@@ -96,7 +96,7 @@ def _rules(
         rules.append(Rule(sources, targets, operations, entry.get("dim", 0)))
     ignore = [(template(key), why) for key, why in table.get("ignore", {}).items()]
     for entry in table.get("include", []):
-        name, theirs, ours = entry["layout"], entry.get("from", ""), entry.get("to", "")
+        name, theirs, ours = entry["layout"], *(substitute(entry.get(side, ""), values) for side in ("from", "to"))
         if name in seen:
             raise TemplateError(f"{name!r} includes itself")
         scope = {k: substitute(v, values) if isinstance(v, str) else v for k, v in entry.get("values", {}).items()}

@@ -30,6 +30,7 @@ class CrossBlock(Layer, name="block.cross_attention"):
     qk_norm: NormSlot | None = Field(None, description="on every head's queries and keys")
     gate: Literal["none", "scalar", "vector"] = Field("scalar", description="tanh gates on both branches, zero at first")
     mask_mlp: bool = Field(True, description="tokens without media skip the MLP too")
+    open_rows: bool = Field(False, description="tokens that may attend to no medium attend to all (transformers' mllama), not to none")
     module = "vlmgraph.nn.block:CrossAttentionBlock"
 
     def parts(self) -> dict[str, Any]:
@@ -56,7 +57,7 @@ class CrossBlock(Layer, name="block.cross_attention"):
         size = {"none": 0, "scalar": 1, "vector": self.width}[self.gate]
         gates = {name: gate(size) for name in ("cross", "mlp")} if size else None
         norms = {name: parts[f"norms.{name}"].build() for name in ("cross", "mlp")}
-        return load_symbol(self.module)(parts["cross"].build(), parts["mlp"].build(), norms, gates, self.mask_mlp)
+        return load_symbol(self.module)(parts["cross"].build(), parts["mlp"].build(), norms, gates, self.mask_mlp, self.open_rows)
 
     def parameters(self) -> dict[str, int]:
         parts = self.parts()

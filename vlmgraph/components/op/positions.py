@@ -57,20 +57,21 @@ class MropePositions(Op, name="op.mrope_positions"):
 
 
 class CrossMask(Op, name="op.cross_mask"):
-    """Which media tokens every text token may attend: media tokens[B, M, L, d] and ids[B, T] → mask[B, T, M * L].
+    """Which media tokens every text token may attend: media tokens[B, M, L, d] and ids[B, T] → mask[B, T, M * L]. With `given_tiles` media
+    are tokens[B, M, K, L, d] of M images in K tiles, and `media_mask` mask[B, T, M, K] says which tiles (Llama 3.2-Vision).
 
     A program that carries the op's `seen` decodes with the last image (`last_image`) or all of them.
     """
 
-    rule: Literal["last_image", "all_previous", "given"] = Field(
-        "last_image", description="the image before (Flamingo), all before, or as `media_mask` says (IDEFICS)"
+    rule: Literal["last_image", "all_previous", "given", "given_tiles"] = Field(
+        "last_image", description="the image before (Flamingo), all before, or as `media_mask` says, of images (IDEFICS) or tiles"
     )
     token: Token | None = Field(None, description="token that stands for one medium")
     module = "vlmgraph.nn.cross_mask:CrossMask"
 
     @model_validator(mode="after")
     def _token_given(self) -> CrossMask:
-        if (self.token is None) != (self.rule == "given"):
+        if (self.token is None) != self.rule.startswith("given"):
             raise ValueError(f"rule {self.rule!r} takes {'no token' if self.rule == 'given' else 'the token that stands for one medium'}")
         return self
 
@@ -79,6 +80,9 @@ class CrossMask(Op, name="op.cross_mask"):
         media = T.tokens["B", "M", "L", "d"]
         if self.rule == "given":
             return Ports(out, media_mask=T.mask["B", "T", "M"], media=media)
+        if self.rule == "given_tiles":
+            tiles = T.tokens["B", "M", "K", "L", "d"]
+            return Ports(T.mask["B", "T", "M*K*L"], media_mask=T.mask["B", "T", "M", "K"], media=tiles)
         return Ports({"out": out, "seen": T.index["B"]}, ids=T.ids["B", "T"], media=media, seen=T.index["B"].optional_)
 
     def arguments(self) -> dict[str, Any]:

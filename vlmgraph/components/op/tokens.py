@@ -99,10 +99,20 @@ class ShiftRight(Op, name="op.shift_right"):
 
 
 class Concat(Op, name="op.concat"):
-    """Values joined along the tokens, tokens[..., N, d] each with its own N, or along the channels, each with its own d."""
+    """Values joined along the tokens, tokens[..., N, d] each with its own N, or along the channels, each with its own d.
+
+    `interleaved` channels: the first of every value, then the second of every value, and so on (Llama 3.2-Vision).
+    """
 
     axis: Literal["tokens", "channels"] = Field("tokens", description="which dim grows")
+    interleaved: bool = Field(False, description="channels of the values take turns; all have as many")
     module = "vlmgraph.nn.ops:Concat"
+
+    @model_validator(mode="after")
+    def _turns(self) -> Concat:
+        if self.interleaved and self.axis == "tokens":
+            raise ValueError('interleaved: it is channels that take turns, axis = "channels"')
+        return self
 
     def signature(self, facet: str = "") -> Ports:
         if self.axis == "tokens":
@@ -127,6 +137,8 @@ class Concat(Op, name="op.concat"):
         for type_ in listed:
             if len(type_.dims) != len(first.dims) or _without(type_.dims, at) != _without(first.dims, at):
                 raise DimError(f"{type_} cannot be joined to {first} along the {self.axis}")
+            if self.interleaved and type_.dims[-1] != first.dims[-1]:
+                raise DimError(f"channels of {type_} cannot take turns with those of {first}")
             total = total + type_.dims[at]
         dims = list(first.dims)
         dims[at] = total
