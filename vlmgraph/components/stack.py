@@ -401,6 +401,8 @@ class StackConfig(Component):
             norms = {slot.removeprefix("norms."): module for slot, module in parts.items() if slot.startswith("norms.")}
             branches = [slot for slot in parts if not slot.startswith("norms.")]
             scales = {b: scale(self.width, config.scale_init) for b in branches} if config.residual == "layer_scale" else None
+            if config.residual == "gate":
+                scales = {b: gate() for b in branches}
             order = "pre" if config.order == "sandwich" else config.order
             made.append(block(parts.get("attention"), parts["mlp"], norms, parts.get("cross"), order, scales, config.factors))
         return made
@@ -410,8 +412,6 @@ class StackConfig(Component):
         insert = load_symbol("vlmgraph.nn.stack:Insert")
         inserts = {}
         for group, block in self.groups():
-            if config.residual == "gate":
-                scales = {b: gate() for b in branches}
             inserts[group.name] = insert({i: block.build() for i in group.places(self.layers)}, group.port, group.at)
         rules: Any = self.rules if self.pattern is None else [self.variants[kind].rules for kind in self.sequence]
         windows = [c.window for c in self.variants.values() if c.window is not None]

@@ -96,11 +96,11 @@ def read_tables(
             fault((name, "source"), said, f"entries that are: {known}")
     for name, text in entries.texts.items():
         _tokens(name, text, tokens, fault)
-        for token, place in text.places().items():
         for other, what in text.also.items():
             owners = {entries.media_of(text, token) for token in text.place}
             if what == "tiles" and not broken and not any(isinstance(entries.media.get(o or ""), Canvas) for o in owners):
                 fault((name, "also", other), "no placeholder stands for pictures in tiles", "take processor.canvas for one of them")
+        for token, place in text.places().items():
             if entries.media_of(text, token) is None and not broken:  # else it follows from another fault
                 choice = ", ".join(entries.media) or "none"
                 fix = f'place."{token}" = {{ node = "{place.node}", of = "INPUT" }} with one of: {choice}'

@@ -78,11 +78,11 @@ class CrossMask(Op, name="op.cross_mask"):
     def signature(self, facet: str = "") -> Ports:
         out = T.mask["B", "T", "M*L"]
         media = T.tokens["B", "M", "L", "d"]
-        if self.rule == "given":
-            return Ports(out, media_mask=T.mask["B", "T", "M"], media=media)
         if self.rule == "given_tiles":
             tiles = T.tokens["B", "M", "K", "L", "d"]
             return Ports(T.mask["B", "T", "M*K*L"], media_mask=T.mask["B", "T", "M", "K"], media=tiles)
+        if self.rule == "given":
+            return Ports(out, media_mask=T.mask["B", "T", "M"], media=media)
         return Ports({"out": out, "seen": T.index["B"]}, ids=T.ids["B", "T"], media=media, seen=T.index["B"].optional_)
 
     def arguments(self) -> dict[str, Any]:
