@@ -197,11 +197,11 @@ def _sized(name: str, config: Pixels, type_: Type | None, fault: Fault) -> Pixel
         return config
     if not isinstance(config, (Image, Tiles, Split, Canvas, AnyResolution)):
         return config
+    if isinstance(config, Canvas):
+        config = _tiled(name, config, type_, fault)
     tall, wide = (d.constant for d in type_.dims[-2:]) if type_ and len(type_.dims) > 2 else (None, None)
     if config.size is None:
         if tall is None or wide is None:
-    if isinstance(config, Canvas):
-        config = _tiled(name, config, type_, fault)
             fault((name,), "the input does not say how large its pictures are", f"write processor.{name}.size = 224", problems.SIZE)
             return config
         if tall != wide and isinstance(config, Image) and config.fit in ("pad", "longest"):
@@ -216,9 +216,6 @@ def _sized(name: str, config: Pixels, type_: Type | None, fault: Fault) -> Pixel
     return config
 
 
-def _known(name: str, path: tuple[str, ...], what: str, among: Collection[str] | None, fault: Fault) -> None:
-    if among is None or name in among:
-        return
 def _tiled(name: str, config: Canvas, type_: Type | None, fault: Fault) -> Canvas:
     """The entry with the number of tiles of its input."""
     room = type_.dims[-4].constant if type_ is not None and len(type_.dims) > 4 else None
@@ -230,6 +227,9 @@ def _tiled(name: str, config: Canvas, type_: Type | None, fault: Fault) -> Canva
     return config.model_copy(update={"max": config.max or room or 1})
 
 
+def _known(name: str, path: tuple[str, ...], what: str, among: Collection[str] | None, fault: Fault) -> None:
+    if among is None or name in among:
+        return
     near = get_close_matches(name, among, 1)
     fix = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(sorted(among)) or 'none'}"
     fault(path, f"there is no {what} `{name}`", fix, problems.NAME)
