@@ -169,6 +169,8 @@ class Writer:
             worlds = frozenset(w for w, f in found.items() if f == other)
             if other is None:  # wherever its own node does not run
                 worlds = self.worlds.all - frozenset(w for w, s in self.worlds.slices.items() if self.runs(whole, s))
+                if not worlds:  # it always runs, and gives None by itself
+                    continue
             if key in self.merged:
                 for made in self.items:
                     if getattr(made, "key", None) == key:

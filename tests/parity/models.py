@@ -14,6 +14,7 @@ from tests.parity import (
     models_blip,
     models_gemma,
     models_hybrid,
+    models_idefics2,
     models_idefics3,
     models_maya,
     models_mixed,
@@ -343,6 +344,7 @@ CASES |= models_gemma.CASES
 CASES |= models_videollama.CASES
 CASES |= models_hybrid.CASES
 CASES |= models_maya.CASES
+CASES |= models_idefics2.CASES
 CASES |= models_idefics3.CASES
 CASES |= models_aimv2.CASES
 CASES |= models_blip.CASES

@@ -134,6 +134,7 @@ def test_janus_image_side(tmp_path: Path) -> None:
         "janus_deeper_aligner",
         "idefics_normed",
         "idefics_three_images",
+        "idefics2_sizes_left_padding",
         "mllama_three_images_left_padding",
         "idefics3_partial_masks_left_padding",
         "instructblip_left_padding",

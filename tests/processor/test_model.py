@@ -55,7 +55,7 @@ def test_every_size_and_variant(name: str, variant: str | None, size: str | None
         assert found == [count]
     elif places and grid is None:
         shape, kind = inputs[places[0].input].shape, processor.entries.media[places[0].input].kind
-        tiles = {"processor.tiles": shape[0], "processor.split": shape[1]}.get(kind, 1)
+        tiles = {"processor.tiles": shape[0], "processor.split": shape[1], "processor.aspect": shape[1]}.get(kind, 1)
         lengths = [dim.substitute(known_sizes(graph, inputs)).constant for dim in token_dims(graph).values()]
         assert count in [n * tiles for n in lengths if n]
     elif places:

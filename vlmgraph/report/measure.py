@@ -12,7 +12,7 @@ from ..ir.graph import CALL, Graph, Stage
 from ..ir.types import Type
 from ..passes.expect import addressed, count_parameters, expected_parameters, parameters_of
 from .cost import BYTES, Cost, number, program_cost
-from .tokens import entries, packed_lengths, patch_count, row_ends, visual_dims
+from .tokens import entries, packed_lengths, patch_count, picture_sides, row_ends, visual_dims
 
 FORMAT = 1
 PROMPT = 64
@@ -136,7 +136,7 @@ def _dims(
 ) -> dict[str, int]:
     """A number for every symbol of the inputs: one sample, one image, and a prompt beside its visual tokens."""
     lengths = {s.name for t in graph.inputs.values() if t.kind == "ids" for d in t.dims[1:] for s in d.symbols()}
-    found: dict[str, int] = {}
+    found = picture_sides(graph, processor, *images[0])
     later: list[str] = []
     for type_ in graph.inputs.values():
         for symbol in sorted(_symbols(type_)):
@@ -149,7 +149,8 @@ def _dims(
     found.update({k: v for k, v in given.items() if k not in lengths})
     found = {symbol.name: n for symbol, n in packed_lengths(graph, processor, *images[0]).items()} | found
     values = {Symbol(k, flexible): Dim.of(v) for k, v in found.items() for flexible in (False, True)}
-    visual = max((number(d, values) or 0 for d in tokens.values()), default=0) if _spliced(graph) else 0
+    rows = visual_dims(graph, spliced=True) if _spliced(graph) else {}
+    visual = max((number(d, values) or 0 for d in rows.values()), default=0)
     ends = 0 if any(s.name in given for d in tokens.values() for s in d.symbols()) else row_ends(processor, *images[0])
     for symbol in dict.fromkeys(later):
         found[symbol] = given.get(symbol, visual + ends + PROMPT)

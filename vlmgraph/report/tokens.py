@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 from ..ir.dims import Dim, Symbol
@@ -11,8 +12,9 @@ from ..ir.graph import CALL, Graph
 TEXT_PORTS = frozenset({"text", "ids", "mask", "modality", "positions", "grid", "spans", "labels", "owner"})
 
 
-def visual_dims(graph: Graph) -> dict[str, Dim]:
-    """Tokens of one image at each port that takes visual features (splices and media ports), or after the vision towers."""
+def visual_dims(graph: Graph, spliced: bool = False) -> dict[str, Dim]:
+    """Tokens of one image at each port that takes visual features (splices and media ports), or after the vision towers; `spliced`: those
+    of all images that go into the text."""
     types = graph.types()
     found: dict[str, Dim] = {}
     for node in graph.nodes:
@@ -20,13 +22,13 @@ def visual_dims(graph: Graph) -> dict[str, Dim]:
             continue
         splice = graph.config(node).kind == "op.splice"
         for port, source in node.inputs.items():
-            if not ((splice and port not in TEXT_PORTS and not port.endswith("_mask")) or port == "media"):
+            if not ((splice and port not in TEXT_PORTS and not port.endswith("_mask")) or (port == "media" and not spliced)):
                 continue
             for value in (source,) if isinstance(source, str) else source:
                 type_ = types.get(graph.resolve(value), types.get(value))
                 if type_ is not None and type_.kind in ("tokens", "patches", "embedding") and len(type_.dims) >= 2:
-                    found[f"{node.id}.{port}"] = type_.dims[-2]
-    if not found:
+                    found[f"{node.id}.{port}"] = prod(type_.dims[:-1], start=Dim.of(1)) if spliced else type_.dims[-2]
+    if not found and not spliced:
         for node in graph.nodes:
             if node.op == CALL and graph.config(node).kind.startswith("vision."):
                 out = next(iter(node.outputs.values()), None)
@@ -67,9 +69,22 @@ def picture_grid(processor: Mapping[str, Any], width: int, height: int) -> tuple
     return tall // config.patch, wide // config.patch
 
 
+def picture_sides(graph: Graph, processor: Mapping[str, Any], width: int, height: int) -> dict[str, int]:
+    """Rows and columns of pixels of a picture, by the symbols of the input that keeps its aspect ratio."""
+    found: dict[str, int] = {}
+    for name, table in processor.items():
+        if isinstance(table, Mapping) and table.get("type") == "processor.aspect" and name in graph.inputs:
+            from ..processor.aspect import kept
+            from ..processor.aspect_config import Aspect
+
+            sides = kept(height, width, Aspect(**{k: v for k, v in table.items() if k != "type"}))
+            found |= {s.name: n for dim, n in zip(graph.inputs[name].dims[-2:], sides) for s in dim.symbols()}
+    return found
+
+
 def packed_lengths(graph: Graph, processor: Mapping[str, Any], width: int, height: int) -> dict[Symbol, int]:
     """Tokens that nodes which pack items make of one picture, by the dim they give."""
-    given: dict[str, Any] = {"sizes": [(height, width)]}
+    given: dict[str, Any] = {"sizes": [(height, width)], "entries": [entries(graph, processor, width, height)]}
     if grid := picture_grid(processor, width, height):
         merge = next((t.get("merge", 2) for t in processor.values() if isinstance(t, Mapping) and t.get("type") == "processor.native"), 1)
         given |= {"grid": [(1, *grid)], "merges": [merge]}

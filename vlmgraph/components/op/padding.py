@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field
@@ -31,6 +32,10 @@ class RealImages(Op, name="op.real_images"):
 
     def arguments(self) -> dict[str, Any]:
         return {"patch": self.patch, "covered": self.covered, "keep_one": self.keep_one}
+
+    def lengths(self, inputs: Mapping[str, Any]) -> Sequence[int] | None:
+        """A picture is as many images as it was cut into."""
+        return inputs.get("entries")
 
     def absent(self, fed: frozenset[str]) -> frozenset[str]:
         return frozenset() if "pixel_mask" in fed else frozenset({"mask"})
