@@ -143,7 +143,17 @@ def test_published_configuration(tmp_path: Path) -> None:
     assert Split(**{k: v for k, v in table.items() if k != "type"}).model_dump(include={"size", "longest", "cut", "resample"}) == {
         "size": 364, "longest": 728, "cut": False, "resample": "lanczos"
     }  # fmt: skip
-    for key, value in (("do_pad", False), ("size", {"shortest_edge": 3}), ("max_image_size", [364]), ("split_mode", "x")):
+    config["video_sampling"] = {"fps": 2, "max_frames": 8, "video_size": {"longest_edge": 400}}
+    file.write_text(json.dumps(config))
+    table = overlaid({"pixel_values": {"type": "processor.split", "video": {"trim": 0.5}}}, tmp_path)["pixel_values"]
+    assert table["video"] == {"trim": 0.5, "fps": 2, "max_frames": 8, "longest": 400}
+    for key, value in (
+        ("do_pad", False),
+        ("video_sampling", {"fps": 2, "by": "scene"}),
+        ("size", {"shortest_edge": 3}),
+        ("max_image_size", [364]),
+        ("split_mode", "x"),
+    ):
         file.write_text(json.dumps({**config, key: value}))
         with pytest.raises(DiagnosticError, match=f"VG0701.*{key}"):
             overlaid({"pixel_values": {"type": "processor.split"}}, tmp_path)

@@ -125,6 +125,8 @@ def _ends_whole(place: Place, config: Pixels) -> bool:
     """Whether the entry's pictures are cut, and what is written of one ends with the whole picture; videos are cut into their steps."""
     if isinstance(config, Frames):
         return True
+    if place.media == "video" and isinstance(config, Split):
+        return config.video is not None
     return isinstance(config, (Split, Aspect)) and place.expand is not None and "{tokens}" in place.expand.end
 
 

@@ -269,6 +269,8 @@ class Place(BaseModel):
     """A token in the place of the last row's end."""
     expand: Expand | None = None
     """How a picture is written that became several entries; needs pictures that are cut."""
+    media: Literal["image", "video"] | None = None
+    """Which it stands for, where one input takes both."""
 
 
 class Text(Config, name="processor.text"):

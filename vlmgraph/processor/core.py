@@ -175,7 +175,8 @@ class Processor:
         for name, value, lister in (("images", images, listed), ("videos", videos, listed_videos)):
             if value is not None:
                 entry = self._media_entry(name)
-                items += [{"type": entry}] * len(lister(value)[0])
+                both = getattr(self.entries.media[entry], "video", None) is not None
+                items += [{"type": name.removesuffix("s") if both else entry}] * len(lister(value)[0])
         main = self._text_entry()
         encoder = self.encoders[main]
         media = self._media_texts(encoder)
@@ -225,7 +226,9 @@ class Processor:
     def _media_entry(self, what: str) -> str:
         wanted = [n for n, c in self.entries.media.items() if isinstance(c, Frames) == (what == "videos")]
         if what == "videos" and not wanted:
-            wanted = [n for n, c in self.entries.media.items() if getattr(c, "batch", "") == "clips"]
+            wanted = [
+                n for n, c in self.entries.media.items() if getattr(c, "batch", "") == "clips" or getattr(c, "video", None) is not None
+            ]
         usual = "pixel_values_videos" if what == "videos" else "pixel_values"
         if usual in wanted or len(wanted) == 1:
             return usual if usual in wanted else wanted[0]
@@ -242,10 +245,10 @@ class Processor:
         """What pictures of a message write: by input name, and as `image` and `video`."""
         result: dict[str, str] = {}
         for slot in encoder.slots:
-            kind = "video" if isinstance(self.entries.media[slot.input], Frames) else "image"
+            kind = slot.place.media or ("video" if isinstance(self.entries.media[slot.input], Frames) else "image")
             inline = slot.token if encoder.config.at == "inline" else ""
             written = encoder.config.media.get(slot.input, encoder.config.media.get(kind, inline))
-            result[slot.input] = written
+            result.setdefault(slot.input, written)
             result.setdefault(kind, written)
         return result
 

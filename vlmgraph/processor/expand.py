@@ -63,6 +63,8 @@ class Layout:
     """An entry for the whole picture behind its parts."""
     counts: tuple[int, ...] = ()
     """Tokens of each part that are there, where some of them are left out."""
+    video: bool = False
+    """A video in an input that takes pictures too."""
 
     @classmethod
     def grid(cls, rows: int, columns: int) -> Layout:

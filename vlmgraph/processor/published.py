@@ -255,6 +255,13 @@ class _Read:
             elif value is not None:
                 self.refuse(key, "has no longest_edge")
         fields["cut"] = bool(self.take("do_image_splitting", True))
+        clips = self.take("video_sampling")
+        if isinstance(clips, dict) and not clips.keys() - {"fps", "max_frames", "video_size"}:
+            side = clips.get("video_size")
+            video = {**(self.base.get("video") or {}), **{k: clips[k] for k in ("fps", "max_frames") if k in clips}}
+            fields["video"] = video | ({"longest": side["longest_edge"]} if isinstance(side, dict) and "longest_edge" in side else {})
+        elif clips is not None:
+            self.refuse("video_sampling", "is not fps, max_frames and video_size")
         if self.take("do_pad", True) is False:
             self.refuse("do_pad", "is not supported: tiles of several samples stand in one array")
 

@@ -1,10 +1,24 @@
-"""The declaration `processor.split`: pictures cut into as many tiles as their resolution asks for."""
+"""The declaration `processor.split`: pictures cut into as many tiles as their resolution asks for, videos frame by frame."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from .config import Pixels, Side
+from pydantic import BaseModel, ConfigDict, Field
+
+from .config import Pixels, Positive, Rate, Side
+
+
+class Clip(BaseModel):
+    """Which frames of a video are taken: evenly from the first to the last, at `fps`, no more than `max_frames` (SmolVLM2)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+    fps: Rate = 1.0
+    max_frames: Positive = 64
+    trim: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    """Seconds left out at both ends of a video that is longer than its frames can show."""
+    longest: Side | None = None
+    """The long side of a frame before it is squashed to a tile; None: that of pictures."""
 
 
 class Split(Pixels, name="processor.split"):
@@ -12,6 +26,9 @@ class Split(Pixels, name="processor.split"):
 
     The long side becomes `longest`, larger or smaller, then both sides the next whole number of tiles: `[B, M, 3, H, W]`, zeros behind the
     last tile of a sample. A picture of one tile is its own whole. `gives`: `mask`, which pixels are real `[B, M, H, W]`.
+
+    A frame of a video is a part of it for the placeholder's `expand`, which may say its time, `{minutes}` and `{seconds}`, and at its
+    start how many frames there are, `{count}` in words, and how long the video is, `{duration}`.
     """
 
     module: ClassVar[str] = "vlmgraph.processor.split:split"
@@ -24,6 +41,8 @@ class Split(Pixels, name="processor.split"):
     """No picture is scaled above this, whatever `longest` says."""
     cut: bool = True
     """False squashes every picture to one tile."""
+    video: Clip | None = None
+    """How videos are taken, whose frames are entries of this input too; None: it takes pictures alone."""
 
     def hw(self) -> tuple[int, int]:
         """(height, width), once the size is known."""

@@ -51,6 +51,15 @@ class TextEncoder:
             fix = "give the token an id below that in [tokens]"
             raise problem(problems.TOKEN, f"processor.{self.name}: {named} {wrong}, the model's vocabulary ends at {size - 1}", fix)
 
+    @property
+    def first(self) -> list[Slot]:
+        """Of the placeholders of each input the first."""
+        return list({slot.input: slot for slot in reversed(self.slots)}.values())[::-1]
+
+    def ids_of(self, input: str) -> set[int]:
+        """What `pieces` gives for the placeholders of an input."""
+        return {-1 - k for k, slot in enumerate(self.slots) if slot.input == input}
+
     def id(self, token: int | str | None) -> int | None:
         return self.tokenizer.tokens[token] if isinstance(token, str) else token
 
@@ -77,9 +86,9 @@ class TextEncoder:
     def grouping(self, texts: Sequence[list[Piece]], media: Mapping[str, int], nested: Mapping[str, list[int]]) -> dict[str, list[int]]:
         """How many pictures of each input belong to each text. Raises VG0708 where texts and pictures do not fit."""
         result: dict[str, list[int]] = {}
-        for k, slot in enumerate(self.slots):
-            given = media.get(slot.input, 0)
-            found = [sum(p.id == -1 - k for p in pieces) for pieces in texts]
+        for slot in self.first:
+            given, own = media.get(slot.input, 0), self.ids_of(slot.input)
+            found = [sum(p.id in own for p in pieces) for pieces in texts]
             if not any(found) and given and self.config.at != "inline":
                 found = self._spread(slot, given, len(texts), nested.get(slot.input))
             by_text = nested.get(slot.input)
@@ -104,10 +113,11 @@ class TextEncoder:
 
     def _mismatch(self, slot: Slot, found: list[int], given: int | list[int]) -> Exception:
         by_text = found if len(found) > 1 else found[0]
-        fix = f"write {slot.token} once for each picture, in their order"
+        token = " or ".join(other.token for other in self.slots if other.input == slot.input)
+        fix = f"write {token} once for each picture, in their order"
         if self.config.at != "inline":
             fix += ", or leave it out altogether"
-        return problem(problems.COUNT, f"`{self.name}` has {by_text} {slot.token} for {given} pictures in `{slot.input}`", fix)
+        return problem(problems.COUNT, f"`{self.name}` has {by_text} {token} for {given} pictures in `{slot.input}`", fix)
 
     def rows(
         self,
@@ -123,26 +133,23 @@ class TextEncoder:
         `counts`: tokens of each picture by placeholder; `lines`: its rows, where a token ends them; `layouts`: by input, how each was cut.
         """
         rows = []
-        expanded = {
-            slot.token: [self._cells(slot, j, counts, lines, layouts) for j in range(len(counts[slot.token]))] for slot in self.slots
-        }
-        at = {slot.token: 0 for slot in self.slots}
+        at = {slot.input: 0 for slot in self.slots}  # pictures of an input come in the order of all that stand for them
         for index, (pieces, said) in enumerate(zip(texts, written)):
             ahead: list[tuple[int, bool]] = []
-            for k, slot in enumerate(self.slots):
-                pictures = groups[slot.input][index]
-                if pictures and not any(p.id == -1 - k for p in pieces):
-                    for j in range(at[slot.token], at[slot.token] + pictures):
-                        ahead += self._expanded(expanded[slot.token][j], None, None)
-                    at[slot.token] += pictures
+            for slot in self.first:
+                pictures, own = groups[slot.input][index], self.ids_of(slot.input)
+                if pictures and not any(p.id in own for p in pieces):
+                    for j in range(at[slot.input], at[slot.input] + pictures):
+                        ahead += self._expanded(self._cells(slot, j, counts, lines, layouts), None, None)
+                    at[slot.input] += pictures
             body: list[tuple[int, bool]] = []
             for k, piece in enumerate(pieces):
                 if piece.id >= 0:
                     body.append((piece.id, self._trains(piece, said)))
                     continue
                 found = self.slots[-1 - piece.id]
-                cells = expanded[found.token][at[found.token]]
-                at[found.token] += 1
+                cells = self._cells(found, at[found.input], counts, lines, layouts)
+                at[found.input] += 1
                 before = pieces[k - 1].id if k else None
                 after = pieces[k + 1].id if k + 1 < len(pieces) else None
                 body += self._expanded(cells, before, after)
@@ -174,6 +181,10 @@ class TextEncoder:
         """The ids of one picture: as many placeholders as it has tokens, with ends of rows or part by part where the place says so."""
         n, end = counts[slot.token][picture], self.id(slot.place.row_end)
         layout = layouts[slot.input][picture] if layouts and slot.input in layouts else None
+        if layout is not None and slot.place.media is not None and layout.video != (slot.place.media == "video"):
+            said = f"{slot.token} stands for {'a video' if slot.place.media == 'video' else 'a picture'}"
+            fix = "write placeholders and pictures in one order, each of its kind"
+            raise problem(problems.COUNT, f"`{self.name}`: {said}, but entry {picture} of `{slot.input}` is none", fix)
         if layout is not None and layout.counts:
             n = sum(layout.counts)
         if slot.place.expand is not None and layout is not None:

@@ -70,23 +70,29 @@ def changed(patches: np.ndarray, grid: tuple[int, int, int], config: Frames) -> 
 
 def sampled(item: Any, config: Pixels, fps: float, least: int, most: int) -> Sampled:
     """By time where the rate of the video is known; else all of its frames, which were taken at `fps`."""
-    if isinstance(item, (str, Path, bytes, PIL.Image.Image)):
-        video = Video(*open_frames(item, config.alpha))
-    else:
-        video = item if isinstance(item, Video) else Video(list(item))
-    if not len(video.frames):
-        raise problem(problems.EMPTY, "a video has no frames", "give at least one frame")
+    video = as_video(item, config)
     chosen: Sequence[int] = range(len(video.frames))
     source = fps
     if video.fps is not None:
-        if not 0 < video.fps < float("inf"):
-            raise problem(problems.SHAPE, f"a video cannot have {video.fps} frames a second", "give the rate the frames were taken at")
         source, multiple, rule = video.fps, 1, "ends"
         if isinstance(config, Frames):
             multiple, most, rule = config.temporal, min(most, affordable(config)), config.sampling
         chosen = sample_times(len(video.frames), source, fps, least, most, multiple, rule)
         fps = len(chosen) / len(video.frames) * source
     return Sampled([open_picture(video.frames[i], config.alpha) for i in chosen], fps, [i / source for i in chosen])
+
+
+def as_video(item: Any, config: Pixels) -> Video:
+    """Frames, or a file of them, as a video of one frame or more. Raises VG0706 and VG0707."""
+    if isinstance(item, (str, Path, bytes, PIL.Image.Image)):
+        video = Video(*open_frames(item, config.alpha))
+    else:
+        video = item if isinstance(item, Video) else Video(list(item))
+    if not len(video.frames):
+        raise problem(problems.EMPTY, "a video has no frames", "give at least one frame")
+    if video.fps is not None and not 0 < video.fps < float("inf"):
+        raise problem(problems.SHAPE, f"a video cannot have {video.fps} frames a second", "give the rate the frames were taken at")
+    return video
 
 
 def affordable(config: Frames) -> int:
