@@ -66,3 +66,24 @@ def idefics3_tied_mistral() -> Any:
 def idefics3_text_only() -> Any:
     ids = base.tokens(2, 11, 3, 95)
     return idefics3("Idefics3", {}, {"num_key_value_heads": 5}), {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, ["logits"]
+
+
+@case
+def smolvlm_sample_without_images() -> Any:
+    """Two images, none, one; 5 x 6 patches of a grid of 6 x 6; positions divided by a factor; one table."""
+    ids = base.placed(base.tokens(3, 22, 3, 95), 95, (0, 1, 4), (0, 12, 4), (2, 3, 4))
+    words = {"rope_parameters": {"rope_type": "linear", "rope_theta": 700.0, "factor": 3.0}, "num_key_value_heads": 5}
+    pixels, real = tiles(3, 2, 48, (0, 0, 48, 48), (0, 1, 40, 48), (2, 0, 48, 48))
+    model = idefics3("SmolVLM", {"hidden_act": "relu"}, words, scale_factor=3, tie_word_embeddings=True)
+    inputs = {"pixel_values": pixels, "pixel_attention_mask": real, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return model, inputs, ["logits"]
+
+
+@case
+def smolvlm_qwen2_left_padding() -> Any:
+    """No mask of pixels; blocks of one patch; Qwen2 with its biases behind it."""
+    ids, mask = base.tokens(2, 48, 3, 95), torch.ones(2, 48, dtype=torch.long)
+    base.placed(ids, 95, (0, 1, 36), (1, 2, 36))
+    base.padded_left(ids, mask, 1, 7)
+    model = idefics3("SmolVLM", {}, {"model_type": "qwen2"}, scale_factor=1)
+    return model, {"pixel_values": base.noise(2, 1, 3, 48, 48), "input_ids": ids, "attention_mask": mask}, ["logits"]

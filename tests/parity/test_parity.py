@@ -137,6 +137,7 @@ def test_janus_image_side(tmp_path: Path) -> None:
         "idefics2_sizes_left_padding",
         "mllama_three_images_left_padding",
         "idefics3_partial_masks_left_padding",
+        "smolvlm_qwen2_left_padding",
         "instructblip_left_padding",
         "instructblip_opt",
         "paligemma_prefix_and_answer",

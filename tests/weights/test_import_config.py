@@ -191,7 +191,7 @@ UNUSED: dict[str, tuple[str, ...]] = {
 
 CLASSES = {
     "clip": "CLIPConfig", "clip_vision_model": "CLIPVisionConfig", "clip_text_model": "CLIPTextConfig", "llava": "LlavaConfig",
-    "llama": "LlamaConfig", "idefics3": "Idefics3Config",
+    "llama": "LlamaConfig", "idefics3": "Idefics3Config", "smolvlm": "SmolVLMConfig",
     "opt": "OPTConfig", "blip-2": "Blip2Config", "blip_2_vision_model": "Blip2VisionConfig", "blip_2_qformer": "Blip2QFormerConfig",
     "idefics": "IdeficsConfig", "qwen2_vl": "Qwen2VLConfig", "qwen2_5_vl": "Qwen2_5_VLConfig", "deepseek_vl": "DeepseekVLConfig",
     "deepseek_vl_hybrid": "DeepseekVLHybridConfig", "sam_vision_model": "SamVisionConfig", "cohere": "CohereConfig",
