@@ -52,7 +52,7 @@ def test_every_size_and_variant(name: str, variant: str | None, size: str | None
     sizes = next((inputs[key] for key in inputs if key == "image_sizes"), None)
     if places and sizes is not None:  # one picture at its own resolution
         found = [n[0] for config in graph.components.values() if (n := config.lengths({"sizes": sizes}))]
-        assert found == [count]
+        assert set(found) == {count}  # a frozen copy counts as its original does
     elif places and grid is None:
         shape, kind = inputs[places[0].input].shape, processor.entries.media[places[0].input].kind
         tiles = {"processor.tiles": shape[0], "processor.split": shape[1], "processor.aspect": shape[1]}.get(kind, 1)

@@ -10,6 +10,7 @@
     from   = "vision_model."
     to     = "vision."
     [ignore]                                       # checkpoint key = why it is left out
+    [computed]                                     # model key = why no checkpoint key holds it: a buffer that its module fills
     [[dialects]]                                   # other prefixes that releases of the same format use
     name     = "hub"
     prefixes = { "file prefix." = "prefix in the rules." }
@@ -53,7 +54,8 @@ def read_layout(name: str | Path, values: Mapping[str, Any] | None = None) -> La
         table = _table(name)
         rules, ignore = _rules(table, values or {}, (), beside)
         dialects = [Dialect(d["name"], tuple(d.get("prefixes", {}).items())) for d in table.get("dialects", [])]
-        return Layout(str(name), tuple(rules), tuple(ignore), tuple(dialects) or (Dialect(""),))
+        computed = _computed(table, values or {}, beside)
+        return Layout(str(name), tuple(rules), tuple(ignore), tuple(dialects) or (Dialect(""),), tuple(computed))
     except (TemplateError, KeyError, TypeError, ValueError, OSError) as error:
         raise DiagnosticError(Diagnostic(C.BAD_LAYOUT, f"the layout {str(name)!r} cannot be used: {error}")) from error
 
@@ -73,6 +75,15 @@ def _included(name: str, beside: Path | None) -> dict[str, Any]:
     return _table(own if own is not None and own.is_file() else name)
 
 
+def _computed(table: Mapping[str, Any], values: Mapping[str, Any], beside: Path | None) -> list[tuple[Template, str]]:
+    """What a layout and those it includes say is in no checkpoint."""
+    found = [(Template(substitute(name, values)), why) for name, why in table.get("computed", {}).items()]
+    for entry in table.get("include", []):
+        under = substitute(entry.get("to", ""), values)
+        found += [(inner.under(under), why) for inner, why in _computed(_included(entry["layout"], beside), values, beside)]
+    return found
+
+
 def _rules(
     table: Mapping[str, Any], values: Mapping[str, Any], seen: tuple[str, ...], beside: Path | None
 ) -> tuple[list[Rule], list[tuple[Template, str]]]:
@@ -81,7 +92,7 @@ def _rules(
         made.match("")  # a template that cannot be read is found here
         return made
 
-    unknown = set(table) - {"rename", "rules", "include", "ignore", "dialects"}
+    unknown = set(table) - {"rename", "rules", "include", "ignore", "computed", "dialects"}
     if unknown:
         raise TemplateError(f"unknown table {sorted(unknown)[0]!r}")
     rules = [Rule((template(a),), (template(b),)) for a, b in table.get("rename", {}).items()]

@@ -104,6 +104,9 @@ def fill(model: nn.Module, tensors: Mapping[str, LazyTensor], layout: Layout, de
             found.add(Diagnostic(C.WEIGHT_DTYPE, text))
     found.stop()
     _rebuild_buffers(model)
+    for name in names.keys() - state.keys():  # computed: the layout says so
+        buffer = model.get_buffer(name)
+        state[name] = buffer.to(dtype or prevailing(tensors)) if buffer.is_floating_point() else buffer
     made: dict[int, Tensor] = {}
     for name, old in names.items():
         if id(old) not in made:

@@ -122,6 +122,11 @@ class Layout:
     rules: tuple[Rule, ...]
     ignore: tuple[tuple[Template, str], ...] = ()
     dialects: tuple[Dialect, ...] = (Dialect(""),)
+    computed: tuple[tuple[Template, str], ...] = ()
+    """Buffers of the model that no key holds and it fills by itself, and why."""
+
+    def computes(self, name: str) -> bool:
+        return any(pattern.match(name) is not None for pattern, _ in self.computed)
 
     def choose(self, keys: Sequence[str]) -> Dialect:
         """The dialect that explains most keys; the earlier one of two as good."""
@@ -166,7 +171,7 @@ class Layout:
             self._apply(use, dialect, source, shapes, found, state, account)
         self._tie(ties, state, account, found)
         for name in shapes:
-            if name not in state:
+            if name not in state and not self.computes(name):
                 found.add(self._missing(name, dialect, source))
         return state, account
 
@@ -235,6 +240,7 @@ class Layout:
         Raises KeyError naming tensors that no rule explains.
         """
         form = self.dialect(dialect) if any(d.name == dialect for d in self.dialects) else self.dialects[0]
+        state = {name: tensor for name, tensor in state.items() if not self.computes(name)}
         uses: dict[tuple[int, Captures], Use] = {}
         loose: list[str] = []
         for name in state:

@@ -72,6 +72,7 @@ class Rotary(Position, name="position.rope"):
 
     theta: float = Field(10000.0, gt=0, description="base of the wavelengths")
     fraction: float = Field(1.0, gt=0, le=1, description="share of every head that is turned")
+    dims: int | None = Field(None, ge=2, description="values of every head that are turned, whatever `fraction` says")
     interleaved: bool = Field(False, description="pairs are neighbours instead of halves")
     scaling: Scaling | None = Field(None, description="longer contexts than trained")
     head_dim: int | None = Field(None, ge=1, description="width of a head; the stack's")
@@ -80,13 +81,15 @@ class Rotary(Position, name="position.rope"):
 
     @model_validator(mode="after")
     def _even(self) -> Rotary:
+        if self.head_dim is not None and self.dim > self.head_dim:
+            raise ValueError(f"dims: a head has {self.head_dim} values, not {self.dim}")
         if self.head_dim is not None and self.dim % 2:
             raise ValueError(f"{self.dim} of {self.head_dim} values of a head are turned: rotary pairs need an even number")
         return self
 
     @property
     def dim(self) -> int:
-        return int((self.head_dim or 0) * self.fraction)
+        return self.dims if self.dims is not None else int((self.head_dim or 0) * self.fraction)
 
     def arguments(self) -> dict[str, Any]:
         scaling = (
