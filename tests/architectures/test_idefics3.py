@@ -183,6 +183,22 @@ def test_prompt_as_in_transformers(tmp_path: Path) -> None:
     assert (got["input_ids"] == IMAGE).sum() == N * (7 + 10 + 4)
 
 
+def test_a_folder_with_another_tokenizer(tmp_path: Path) -> None:
+    """Its placeholder is known from config.json; of the spec's other tokens those that it has are used, and no start token is made up."""
+    pytest.importorskip("transformers", minversion="5.0")
+    from tests.processor.test_parity_text import library
+
+    tower = {"hidden_size": 40, "num_attention_heads": 5, "num_hidden_layers": 1, "image_size": 56, "patch_size": 14}
+    words = {"model_type": "llama", "vocab_size": 340, "hidden_size": 48, "num_attention_heads": 6, "num_hidden_layers": 1}
+    config = {"model_type": "idefics3", "image_token_id": 301, "vision_config": tower, "text_config": words}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    library({"<image>": 301, "<row_1_col_1>": 302, "<fake_token_around_image>": 303}).save(str(tmp_path / "tokenizer.json"))
+    read = vlmgraph.read_spec(import_config(tmp_path / "config.json").spec, overrides={"processor.pixel_values.longest": 112})
+    row = model_processor(read, api.elaborate(read), tmp_path)("<image>", images=PIL.Image.new("RGB", (20, 10)))
+    ids = row["input_ids"][0].tolist()
+    assert ids[:6] == [303, 302, 301, 301, 301, 301] and ids.count(301) == 3 * N and ids[-1] == 303
+
+
 def test_conversation(model) -> None:
     """The published turn, and pictures whose tiles the model takes."""
     own = processor("idefics3")

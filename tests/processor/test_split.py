@@ -156,7 +156,7 @@ def test_published_configuration(tmp_path: Path) -> None:
     ):
         file.write_text(json.dumps({**config, key: value}))
         with pytest.raises(DiagnosticError, match=f"VG0701.*{key}"):
-            overlaid({"pixel_values": {"type": "processor.split"}}, tmp_path)
+            overlaid({"pixel_values": {"type": "processor.split", "video": {"fps": 1}}}, tmp_path)
 
 
 def test_the_size_of_a_tile_is_that_of_the_input() -> None:

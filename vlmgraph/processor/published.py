@@ -256,9 +256,11 @@ class _Read:
                 self.refuse(key, "has no longest_edge")
         fields["cut"] = bool(self.take("do_image_splitting", True))
         clips = self.take("video_sampling")
+        if not self.base.get("video"):
+            clips = None  # an entry of pictures alone
         if isinstance(clips, dict) and not clips.keys() - {"fps", "max_frames", "video_size"}:
             side = clips.get("video_size")
-            video = {**(self.base.get("video") or {}), **{k: clips[k] for k in ("fps", "max_frames") if k in clips}}
+            video = {**self.base["video"], **{k: clips[k] for k in ("fps", "max_frames") if k in clips}}
             fields["video"] = video | ({"longest": side["longest_edge"]} if isinstance(side, dict) and "longest_edge" in side else {})
         elif clips is not None:
             self.refuse("video_sampling", "is not fps, max_frames and video_size")
