@@ -85,6 +85,8 @@ class Writer:
         outputs: dict[str, str] = {}
         for slice_ in worlds.slices.values():
             outputs |= slice_.outputs
+        for world in sorted(worlds.slices, key=len):  # what an output is with every input is its own name, what else it is a bypass
+            outputs |= worlds.slices[world].outputs
         self.finish(outputs)
         types = {k: self.types[self.graph.resolve(v)] if v not in self.types else self.types[v] for k, v in outputs.items()}
         return ProgramMethod(method_name, worlds.required, worlds.optional, types, self.scheduled(), self.calls)

@@ -134,6 +134,42 @@ def qwen2_5_vl() -> list[tuple[str, dict[str, Tensor]]]:
     return [*cases, ("forward", {**film, "second_per_grid_ts": torch.tensor([0.7])})]
 
 
+def videollama_3() -> list[tuple[str, dict[str, Tensor]]]:
+    """Images of blocks of one and two patches, a video whole and pruned."""
+    images = {"image_grid_thw": torch.tensor([[1, 2, 3], [1, 4, 4]]), "image_merge_sizes": torch.tensor([1, 2])}
+    image = {"pixel_values": noise(22, 588), **images}
+    video = {"pixel_values_videos": noise(16, 588), "video_grid_thw": torch.tensor([[2, 2, 4]]), "video_merge_sizes": torch.tensor([2])}
+    kept = {"video_compression_mask": torch.tensor([True, True, False, True])}
+    text = ids([[9, *[305] * 6, 9, *[306] * 3, 11], [7, *[305] * 4, 12]], 16)
+    film, short = ids([[9, *[306] * 4, 8], [7, 9]], 11), ids([[9, *[306] * 3, 8], [7, 9]], 11)
+    padded, mask = left_padded(text)
+    plain, plain_mask = left_padded(ids([[5]] * 2, 9))
+    return [
+        ("encode_image", image),
+        ("encode_video", video),
+        ("encode_video", {**video, **kept}),
+        ("forward", {**image, **video, **kept, "input_ids": text}),
+        ("forward", {**image, **video, **kept, "input_ids": padded, "attention_mask": mask}),
+        ("forward", {**video, "input_ids": film}),
+        ("forward", {**video, **kept, "input_ids": short}),
+        ("forward", {"input_ids": plain}),
+        ("forward", {"input_ids": plain, "attention_mask": plain_mask}),
+    ]
+
+
+def minimax_vl() -> list[tuple[str, dict[str, Tensor]]]:
+    """A picture of two tiles and one of one tile, which has a view of padding."""
+    image = {"pixel_values": noise(2, 3, 3, 42, 42), "image_sizes": torch.tensor([[42, 84], [30, 42]])}
+    text, plain = ids([[5, *[300] * (9 + 3 * 7)], [5, 6, *[300] * (9 + 3 * 4)]], 33), ids([[5]] * 2, 9)
+    padded, mask = left_padded(text)
+    return [
+        ("encode_image", image),
+        ("forward", {**image, "input_ids": text}),
+        ("forward", {**image, "input_ids": padded, "attention_mask": mask}),
+        ("forward", {"input_ids": plain}),
+    ]
+
+
 def janus() -> list[tuple[str, dict[str, Tensor]]]:
     drawn = noise(1, 3, 16, 16)
     codes = torch.randint(0, 32, (1, 16), generator=IMAGES)
@@ -153,7 +189,7 @@ def janus() -> list[tuple[str, dict[str, Tensor]]]:
 CASES = {
     "clip": clip, "llava-1.5": lambda: projector(300, 9), "cogvlm": lambda: projector(0, 11), "blip-2": blip_2, "flamingo": flamingo,
     "idefics": idefics, "qwen2-vl": qwen2_vl, "qwen2.5-vl": qwen2_5_vl, "janus": janus, "honeybee": lambda: projector(300, 4),
-    "cyclip": clip,
+    "cyclip": clip, "videollama-3": videollama_3, "minimax-vl-01": minimax_vl,
 }  # fmt: skip
 
 

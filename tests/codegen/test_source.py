@@ -16,12 +16,12 @@ import vlmgraph
 from vlmgraph import codegen
 
 SPECS = ("clip", "llava-1.5", "cogvlm", "blip-2", "flamingo", "idefics", "qwen2-vl", "janus", "honeybee")
-NAMES = (*SPECS, "cyclip", "clip@rn50", "blip-2@opt", "blip-2@flan-t5", "flamingo@flamingo-3b")
+NAMES = (*SPECS, "videollama-3", "cyclip", "clip@rn50", "blip-2@opt", "blip-2@flan-t5", "flamingo@flamingo-3b")
 ROOT = Path(__file__).parents[2]
 
 
 # a stack whose layers differ in their mask is copied whole
-@pytest.mark.parametrize("name", [*NAMES, "qwen2.5-vl"])
+@pytest.mark.parametrize("name", [*NAMES, "qwen2.5-vl", "minimax-vl-01"])
 def test_keys_and_outputs_are_the_same(name, generated):
     assert generated[name][2] == []
 
