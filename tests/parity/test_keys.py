@@ -28,7 +28,7 @@ FAMILIES = {
     "clip": "clip_gelu", "llava": "llava_left_padding_two_images", "blip_2": "blip_2_left_padding", "idefics": "idefics_three_images",
     "fuyu": "fuyu_two_sizes_left_padding", "qwen2_vl": "qwen2_vl_images_and_video", "janus": "janus_deeper_aligner",
     "siglip": "siglip_masked", "metaclip_2": "metaclip_2_small_end_token",
-    "instructblip": "instructblip_left_padding",
+    "instructblip": "instructblip_left_padding", "video_llama_3": "video_llama_3_images_and_pruned_videos",
 }  # fmt: skip
 
 
