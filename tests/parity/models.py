@@ -16,6 +16,7 @@ from tests.parity import (
     models_hybrid,
     models_idefics2,
     models_idefics3,
+    models_mantis,
     models_maya,
     models_mixed,
     models_mllama,
@@ -343,6 +344,7 @@ CASES |= models_others.CASES
 CASES |= models_gemma.CASES
 CASES |= models_videollama.CASES
 CASES |= models_hybrid.CASES
+CASES |= models_mantis.CASES
 CASES |= models_maya.CASES
 CASES |= models_idefics2.CASES
 CASES |= models_idefics3.CASES

@@ -135,6 +135,7 @@ def test_janus_image_side(tmp_path: Path) -> None:
         "idefics_normed",
         "idefics_three_images",
         "idefics2_sizes_left_padding",
+        "llava_siglip_left_padding",
         "mllama_three_images_left_padding",
         "idefics3_partial_masks_left_padding",
         "smolvlm_qwen2_left_padding",

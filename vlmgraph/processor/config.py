@@ -269,6 +269,19 @@ class Place(BaseModel):
     """A token in the place of the last row's end."""
     expand: Expand | None = None
     """How a picture is written that became several entries; needs pictures that are cut."""
+    tag: str | None = None
+    """What the placeholder is written as before the text is encoded: `{image}` is the placeholder, `{number}` counts the pictures of a text
+    from 1 (MANTIS)."""
+    complete: tuple[str, ...] | None = None
+    """Pictures without a placeholder get one behind the first of these that a text has, else at its start; placeholders that have no
+    picture are left out, the last ones first."""
+
+    @model_validator(mode="after")
+    def _tag(self) -> Place:
+        names = [] if self.tag is None else [name for name, _ in fields(self.tag)]
+        if self.tag is not None and (names.count("image") != 1 or set(names) - {"image", "number"}):
+            raise ValueError("tag must hold {image} once, and may hold {number}")
+        return self
     media: Literal["image", "video"] | None = None
     """Which it stands for, where one input takes both."""
 

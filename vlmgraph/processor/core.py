@@ -98,8 +98,9 @@ class Processor:
     def _run(
         self, media: dict[str, list[Any]], nested: dict[str, list[int]], texts: dict[str, list[Written]], train: bool
     ) -> dict[str, np.ndarray]:
-        pieces = {name: [self.encoders[name].pieces(w) for w in written] for name, written in texts.items()}
         number = {name: len(items) for name, items in media.items()}
+        texts = {name: self.encoders[name].completed(written, number, nested) for name, written in texts.items()}
+        pieces = {name: [self.encoders[name].pieces(w) for w in written] for name, written in texts.items()}
         grouped = {name: self.encoders[name].grouping(p, number, nested) for name, p in pieces.items()}
         result: dict[str, np.ndarray] = {}
         parts: dict[str, list[int]] = {}  # how many entries of an input each of its pictures became

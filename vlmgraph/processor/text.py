@@ -14,6 +14,7 @@ from .chat import Written
 from .config import Place, Text
 from .expand import Layout
 from .problems import problem
+from .tags import tagged
 from .tokenizer import Piece, Tokenizer
 
 IGNORE = -100
@@ -82,6 +83,21 @@ class TextEncoder:
         spaces = [end + k for k, end in enumerate(ends)]
         found = self.tokenizer.encode(" ".join(parts))
         return [p._replace(start=p.start - bisect_left(spaces, p.start), end=p.end - bisect_left(spaces, p.end)) for p in found]
+
+    def completed(self, written: Sequence[Written], media: Mapping[str, int], nested: Mapping[str, list[int]]) -> list[Written]:
+        """The texts with placeholders for all of their pictures, tagged, where their places say so. Raises VG0708."""
+        made = list(written)
+        for slot in self.slots:
+            given, place = media.get(slot.input, 0), slot.place
+            if not given or (place.tag is None and place.complete is None):
+                continue
+            counts = [said.text.count(slot.token) for said in made]
+            if place.complete is not None and sum(counts) != given:
+                counts = self._spread(slot, given, len(made), nested.get(slot.input))
+            elif len(nested.get(slot.input, ())) == len(made):
+                counts = nested[slot.input]
+            made = [tagged(said, slot.token, place, n) for said, n in zip(made, counts)]
+        return made
 
     def grouping(self, texts: Sequence[list[Piece]], media: Mapping[str, int], nested: Mapping[str, list[int]]) -> dict[str, list[int]]:
         """How many pictures of each input belong to each text. Raises VG0708 where texts and pictures do not fit."""

@@ -2,7 +2,8 @@
 
 A family (`families/<name>.toml`) says which bundled spec a checkpoint is a case of, which layout its weights have, and which table
 describes each sub-configuration (`fields`, `only` and `ignore` of a part go over those of its table). Classes that share a model type but
-not their heads have a table each, told apart by `architectures`. A table (`configs/<model type>.toml`) maps the keys of one
+not their heads have a table each, told apart by `architectures`, models that have nothing but prompts of their own by `processors`, the
+classes of processor beside the file. A table (`configs/<model type>.toml`) maps the keys of one
 configuration class:
 
     base      = { preset = "llama-7b" }          # structure that no key states
@@ -92,6 +93,13 @@ def fitting(tables: list[dict[str, Any]], config: Mapping[str, Any]) -> dict[str
     return next((table for table in tables if fits(table)), tables[0])
 
 
+def processed(tables: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
+    """The tables that ask for the class of processor that the folder's files name, else those that ask for none."""
+    path = folder / "preprocessor_config.json"
+    written = read_json(path).get("processor_class") if path.is_file() else None
+    return [t for t in tables if written in t.get("processors", ())] or [t for t in tables if "processors" not in t]
+
+
 def named(config: Mapping[str, Any], table: Mapping[str, Any]) -> bool:
     """Whether a file that names its class was written by one of the table's, where that names any; a file that names none may be of any."""
     known, written = table.get("architectures"), config.get("architectures")
@@ -114,7 +122,7 @@ def import_config(path: Path) -> Imported:
                 C.UNKNOWN_MODEL_TYPE, f"{path.name}: no rules for the model type {name!r}", _place(path, ["model_type"]), notes=(note,)
             )
         )
-    table = fitting(families()[name], config)
+    table = fitting(processed(families()[name], path.parent), config)
     if not named(config, table):
         known = sorted(c for t in families()[name] for c in t.get("architectures", ()))
         text = f"{path.name}: architectures = {_show(config['architectures'])} is not supported"
