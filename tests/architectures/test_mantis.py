@@ -284,12 +284,13 @@ def test_stages() -> None:
         assert {n.split(".")[0] for n in trains(fresh("mantis"), stage, inputs, lr=1e-2 if stage == "align" else 2e-3)} == parts
     model = fresh("mantis-idefics2")
     ids = placed(random_ids(1, 12), 318, (0, 2, 5))
-    names = trains(model, "instruct", {"pixel_values": noise(1, 1, 3, 42, 28), "input_ids": ids, "labels": ids})
+    names = trains(model, "mantis", {"pixel_values": noise(1, 1, 3, 42, 28), "input_ids": ids, "labels": ids})
     assert {n.split(".")[0] for n in names} == {"projection", "resampler", "llm"}
 
 
 def test_mantis_over_idefics2_keeps_pictures_whole() -> None:
-    made = processor("mantis-idefics2", None)
+    made = processor("mantis-idefics2", None, stage="mantis")
+    assert processor("mantis-idefics2", None, stage="instruct").entries.media["pixel_values"].quarters, "as Idefics2 was trained"
     row = made(
         messages=[{"role": "user", "content": [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "Differences?"}]}],
         images=pictures(2),
