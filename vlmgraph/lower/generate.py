@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,17 +32,20 @@ def generate(
     use_cache: bool = True,
     generator: torch.Generator | None = None,
     streamer: Callable[[Tensor], None] | None = None,
+    stopping_criteria: Sequence[Callable[[Tensor, Tensor | None], Tensor | bool]] = (),
+    program: str | None = None,
     **inputs: Any,
 ) -> Tensor:
     """Sample or take the most likely token until `eos_token_id` or `max_new_tokens`.
 
     input_ids [B, T]; returns [B, T + new] (an encoder-decoder model returns its decoder's ids [B, 1 + new]).
-    `streamer` is called with each step's tokens [B]. Raises DiagnosticError when no program generates, and for a prompt that is
-    padded on the right: its next token would be read off the padding.
+    `streamer` is called with each step's tokens [B], a criterion with all ids so far (and None for the scores): it says which rows end.
+    `program` writes where it is not `generate`. Raises DiagnosticError when no program generates, and for a prompt that is padded on the
+    right: its next token would be read off the padding.
     """
-    name = "generate" if "generate" in model.programs else model.main
-    program = model.programs[name]
-    if "logits" not in program.graph().outputs:
+    name = program or ("generate" if "generate" in model.programs else model.main)
+    writes = model.programs[name]
+    if "logits" not in writes.graph().outputs:
         raise DiagnosticError(Diagnostic(C.NO_GENERATE, f"{model.graph.name} has no program that gives logits to generate from"))
     inputs = model.prepare({"input_ids": input_ids, **inputs}, name)
     written = "decoder_input_ids" if "decoder_input_ids" in model.graph.inputs else "input_ids"
@@ -56,7 +59,7 @@ def generate(
     stop = {eos_token_id} if isinstance(eos_token_id, int) else set(eos_token_id or ())
     caches = new_caches(model, name) if use_cache else {}
     step_inputs = dict(inputs)
-    out = program.run(step_inputs, caches)
+    out = writes.run(step_inputs, caches)
     done = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
     for _ in range(max_new_tokens):
         token = choose(out["logits"][:, -1].float(), do_sample, temperature, top_k, top_p, generator)
@@ -66,7 +69,9 @@ def generate(
             streamer(token)
         for id in stop:
             done |= token == id
-        if stop and bool(done.all()):
+        for ends in stopping_criteria:
+            done |= torch.as_tensor(ends(ids, None), device=ids.device)
+        if bool(done.all()):
             break
         if len(ids[0]) >= len(inputs[written][0]) + max_new_tokens:
             break
@@ -75,12 +80,32 @@ def generate(
             step_inputs["attention_mask"] = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         if caches:
             step_inputs = decode_inputs(model, step_inputs, token[:, None], out, written)
-            out = program.run(step_inputs, caches, step=True)
+            out = writes.run(step_inputs, caches, step=True)
         else:
             step_inputs |= {written: ids, **{k: with_last(step_inputs[k]) for k in seen_by_token(model, step_inputs, written)}}
             step_inputs |= {k: with_no_type(step_inputs[k]) for k in types_of_tokens(model, step_inputs, written)}
-            out = program.run(step_inputs)
+            step_inputs |= {k: with_no_mark(step_inputs[k]) for k in marks_of_tokens(model, step_inputs, written)}
+            out = writes.run(step_inputs)
     return ids
+
+
+def continued(model: CompiledModel, inputs: Mapping[str, Any], new: Tensor) -> dict[str, Any]:
+    """The inputs of a prompt with ids [B, n] behind it that were written before: as they were grown while it was."""
+    count, grown = new.shape[1], dict(inputs)
+
+    def add(name: str, row: Tensor) -> None:
+        grown[name] = torch.cat([inputs[name], row.repeat_interleave(count, 1)], dim=1)
+
+    for name in seen_by_token(model, grown, "input_ids"):
+        add(name, inputs[name][:, -1:])
+    for name in types_of_tokens(model, grown, "input_ids"):
+        add(name, torch.full_like(inputs[name][:, :1], -1))
+    for name in marks_of_tokens(model, grown, "input_ids"):
+        add(name, torch.zeros_like(inputs[name][:, :1]))
+    if "attention_mask" in grown:
+        add("attention_mask", torch.ones_like(inputs["attention_mask"][:, :1]))
+    grown["input_ids"] = torch.cat([inputs["input_ids"], new], dim=1)
+    return grown
 
 
 def check_padding(mask: Tensor | None) -> None:
@@ -127,6 +152,18 @@ def types_of_tokens(model: CompiledModel, inputs: dict[str, Any], written: str) 
 def with_no_type(types: Tensor) -> Tensor:
     """The types [B, T + 1] with a token that was not given, -1."""
     return torch.cat([types, types.new_full((len(types), 1), -1)], dim=1)
+
+
+def marks_of_tokens(model: CompiledModel, inputs: dict[str, Any], written: str) -> list[str]:
+    """Masks beside the attention mask that mark some of the tokens, mask[B, T]: the places of images."""
+    types = model.graph.inputs
+    masks = [k for k in inputs if k in types and types[k].kind == "mask" and k not in ("attention_mask", "decoder_attention_mask")]
+    return [k for k in masks if types[k].dims == types[written].dims]
+
+
+def with_no_mark(marks: Tensor) -> Tensor:
+    """The marks [B, T + 1] with a token that has none."""
+    return torch.cat([marks, torch.zeros_like(marks[:, :1])], dim=1)
 
 
 def with_last(mask: Tensor) -> Tensor:

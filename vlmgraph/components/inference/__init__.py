@@ -5,8 +5,9 @@ from __future__ import annotations
 from .base import Procedure
 from .reserved import RESERVED
 from .sample_image import SampleImage
+from .section_search import SectionRetrace, SectionSearch
 from .zero_shot import ZeroShot
 
-KINDS: dict[str, type[Procedure]] = {c.kind: c for c in (SampleImage, ZeroShot)}
+KINDS: dict[str, type[Procedure]] = {c.kind: c for c in (SampleImage, SectionRetrace, SectionSearch, ZeroShot)}
 
-__all__ = ["KINDS", "RESERVED", "Procedure", "SampleImage", "ZeroShot"]
+__all__ = ["KINDS", "RESERVED", "Procedure", "SampleImage", "SectionRetrace", "SectionSearch", "ZeroShot"]
