@@ -49,9 +49,10 @@ def test_every_size_and_variant(name: str, variant: str | None, size: str | None
     places = [slot for slot in processor.encoders["input_ids"].slots if isinstance(slot.place.node, str)]
     count = sum(int((inputs["input_ids"] == slot.id).sum()) for slot in places[:1])
     grid = next((inputs[key] for key in inputs if graph.inputs[key].kind == "grid"), None)
-    sizes = next((inputs[key] for key in inputs if key == "image_sizes"), None)
-    if places and sizes is not None:  # one picture at its own resolution
-        found = [n[0] for config in graph.components.values() if (n := config.lengths({"sizes": sizes}))]
+    names = {"image_sizes": "sizes", "images_spatial_crop": "tiles"}
+    given = {names[key]: inputs[key] for key in inputs if key in names}
+    if places and given:  # one picture at its own resolution, or in tiles
+        found = [n[0] for config in graph.components.values() if (n := config.lengths(given))]
         assert set(found) == {count}  # a frozen copy counts as its original does
     elif places and grid is None:
         shape, kind = inputs[places[0].input].shape, processor.entries.media[places[0].input].kind

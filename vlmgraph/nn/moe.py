@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .eager import readable
 
@@ -74,13 +74,13 @@ class MixtureOfExperts(nn.Module):
         self.shared = shared
         if bias_step is not None:
             self.register_buffer("bias", torch.empty(self.count))
-            self.register_buffer("load", torch.empty(self.count), persistent=False)
+        self.load: Tensor | None = None
+        """Tokens of every expert since the last step of training."""
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         if self.bias_step is not None:
             nn.init.zeros_(self.bias)
-            nn.init.zeros_(self.load)
 
     def init_weights(self) -> None:
         nn.init.normal_(self.router.weight, std=self.std)
@@ -93,9 +93,14 @@ class MixtureOfExperts(nn.Module):
             routes.append(scores.view(*x.shape[:-1], self.count))
         shares = self.shares(scores)
         if self.bias_step is not None and self.training:
-            self.load += (shares.detach() > 0).sum(0)
+            self.count_load(shares)
         y = self.mixed(tokens, shares.to(x.dtype)).view(x.shape)
         return y if self.shared is None else y + self.shared(x)
+
+    def count_load(self, shares: Tensor) -> None:
+        """Add the tokens [S, experts] of every expert to those since the last step."""
+        load = (shares.detach() > 0).sum(0).float()
+        self.load = load if self.load is None else self.load + load
 
     def mixed(self, tokens: Tensor, shares: Tensor) -> Tensor:
         """tokens [S, width] through the experts that have a share [S, experts] of them: where values can be read, those tokens alone."""
@@ -137,9 +142,9 @@ class MixtureOfExperts(nn.Module):
 
     def after_step(self) -> None:
         """Move the bias against the load since the last step, of all processes."""
-        if self.bias_step is None:
+        if self.bias_step is None or self.load is None:
             return
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(self.load)
         self.bias += self.bias_step * torch.sign(self.load.mean() - self.load)
-        self.load.zero_()
+        self.load = None

@@ -171,6 +171,7 @@ def _image(graph: Graph, tokens: Mapping[str, Dim], size: tuple[int, int], proce
     patches, packed = patch_count(processor, *size), packed_lengths(graph, processor, *size) if flexible else {}
     values = {symbol: Dim.of(n) for symbol, n in packed.items()} or dict.fromkeys(flexible, Dim.of(patches or 0))
     values = values | {Symbol(name): Dim.of(patches) for name in symbols} if patches else values if packed else {}
+    values = values | {Symbol(name): Dim.of(n) for name, n in picture_sides(graph, processor, *size).items()}
     ends, counts = row_ends(processor, *size), {name: number(dim, values) for name, dim in tokens.items()}
     times = entries(graph, processor, *size)
     return {"width": size[0], "height": size[1], "tokens": {name: n and n * times + ends for name, n in counts.items()}}

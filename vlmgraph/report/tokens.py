@@ -70,9 +70,11 @@ def picture_grid(processor: Mapping[str, Any], width: int, height: int) -> tuple
 
 
 def picture_sides(graph: Graph, processor: Mapping[str, Any], width: int, height: int) -> dict[str, int]:
-    """Rows and columns of pixels of a picture, by the symbols of the input that keeps its aspect ratio."""
+    """Rows and columns of pixels of a picture, by the symbols of the input that keeps its aspect ratio or is a square of some size."""
     found: dict[str, int] = {}
     for name, table in processor.items():
+        if isinstance(table, Mapping) and table.get("type") == "processor.corner" and name in graph.inputs:
+            found |= {s.name: table.get("size", 980) for dim in graph.inputs[name].dims[-2:] for s in dim.symbols()}
         if isinstance(table, Mapping) and table.get("type") == "processor.aspect" and name in graph.inputs:
             from ..processor.aspect import kept
             from ..processor.aspect_config import Aspect
@@ -88,12 +90,25 @@ def packed_lengths(graph: Graph, processor: Mapping[str, Any], width: int, heigh
     if grid := picture_grid(processor, width, height):
         merge = next((t.get("merge", 2) for t in processor.values() if isinstance(t, Mapping) and t.get("type") == "processor.native"), 1)
         given |= {"grid": [(1, *grid)], "merges": [merge]}
+    for table in processor.values():
+        if isinstance(table, Mapping) and table.get("type") == "processor.padded_tiles":
+            given["tiles"] = [tile_grid(table, width, height)]
     found: dict[Symbol, int] = {}
     for node in graph.nodes:
         lengths = graph.config(node).lengths(given) if node.op == CALL else None
         for type_ in node.outputs.values() if lengths else ():
             found |= {symbol: int(lengths[0]) for symbol in type_.dims[0].symbols() if symbol.flexible and lengths}
     return found
+
+
+def tile_grid(table: Mapping[str, Any], width: int, height: int) -> tuple[int, int]:
+    """Columns and rows of tiles of a picture that is shown whole besides."""
+    from ..processor.padded_tiles import best_grid
+    from ..processor.padded_tiles_config import PaddedTiles
+
+    config = PaddedTiles(**{k: v for k, v in table.items() if k != "type"})
+    wide, tall = best_grid(width, height, config.grids())
+    return wide // config.size, tall // config.size
 
 
 def row_ends(processor: Mapping[str, Any], width: int, height: int) -> int:

@@ -22,6 +22,7 @@ configuration class:
                                                 # what it repeats, "{list.side}" what all are; "{key.sqrt}" and "{key.rsqrt}" are
                                                 # roots; the others are in `made.py`
     needs       = [keys]                          # may not be null
+    tokens      = [tokens]                        # of a family: their ids are those of the tokenizer's file
     [[when]]    key, is, set                      # more of the same where a key has that value; `is = "null"` for an absent one, "{key}"
                                                 # for the value of another
 """
@@ -168,7 +169,17 @@ class _Import:
         for part_key, rules, values, component in tables:
             self.apply(part_key, rules, values, component)
         self.found.stop()
+        if ids := self.ids():
+            self.spec.setdefault("tokens", {}).update(ids)
         return Imported(self.family["model_type"], self.family["layout"], self.spec, self.values)
+
+    def ids(self) -> dict[str, int]:
+        """Ids of the tokens that no key says, by the tokenizer's file beside the configuration, if there is one."""
+        from ..processor.tokenizer import files, token_ids
+
+        names = self.family.get("tokens", ())
+        found = files(self.path.parent, "") if names else None
+        return {} if found is None else token_ids(found, names)
 
     def gather(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Older files have the keys of one part at the top. With `left_over` a class that has the part too does not read them."""
