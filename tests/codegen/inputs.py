@@ -206,6 +206,21 @@ def aimv2() -> list[tuple[str, dict[str, Tensor]]]:
     ]
 
 
+def kosmos() -> list[tuple[str, dict[str, Tensor]]]:
+    """Places of the image behind the padding of the first row."""
+    text, where = ids([[5]] * 2, 13), torch.zeros(2, 13, dtype=torch.long)
+    padded, mask = left_padded(text)
+    padded[0, :2] = 1
+    where[:, 4:10] = 1
+    image = {"pixel_values": noise(2, 3, 42, 42), "image_embeds_position_mask": where}
+    return [
+        ("encode_image", {"pixel_values": image["pixel_values"]}),
+        ("forward", {**image, "input_ids": text}),
+        ("forward", {**image, "input_ids": padded, "attention_mask": mask}),
+        ("forward", {"input_ids": padded, "attention_mask": mask}),
+    ]
+
+
 def resized(cases: list[tuple[str, dict[str, Tensor]]], size: int) -> list[tuple[str, dict[str, Tensor]]]:
     """The same calls with pictures of another size."""
     for _, given in cases:
@@ -224,6 +239,6 @@ def flan_t5() -> list[tuple[str, dict[str, Tensor]]]:
 
 CASES |= {
     "clip@rn50": lambda: resized(clip(), 48), "blip-2@opt": lambda: projector(319, 7), "blip-2@flan-t5": flan_t5,
-    "flamingo@flamingo-3b": lambda: resized(flamingo(), 64), "aimv2": aimv2, "aimv2@lit": clip,
+    "flamingo@flamingo-3b": lambda: resized(flamingo(), 64), "aimv2": aimv2, "aimv2@lit": clip, "kosmos-2": kosmos,
 }  # fmt: skip
 """`spec@variant`."""

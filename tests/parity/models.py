@@ -16,6 +16,7 @@ from tests.parity import (
     models_hybrid,
     models_idefics2,
     models_idefics3,
+    models_kosmos,
     models_mantis,
     models_maya,
     models_mixed,
@@ -351,3 +352,4 @@ CASES |= models_idefics3.CASES
 CASES |= models_aimv2.CASES
 CASES |= models_blip.CASES
 CASES |= models_mllama.CASES
+CASES |= models_kosmos.CASES

@@ -144,6 +144,7 @@ def test_janus_image_side(tmp_path: Path) -> None:
         "paligemma_prefix_and_answer",
         "paligemma_2_window",
         "fuyu_two_sizes_left_padding",
+        "kosmos_left_padding",
     ],
 )
 def test_same_tokens_are_generated(name: str, tmp_path: Path) -> None:

@@ -48,6 +48,9 @@ def test_every_size_and_variant(name: str, variant: str | None, size: str | None
     assert inputs["input_ids"].max() < (vocabulary_size(graph, "input_ids") or 0)
     places = [slot for slot in processor.encoders["input_ids"].slots if isinstance(slot.place.node, str)]
     count = sum(int((inputs["input_ids"] == slot.id).sum()) for slot in places[:1])
+    marks = next((key for key, what in processor.encoders["input_ids"].config.also.items() if what == "places"), None)
+    if marks is not None:  # other ids stand in the places of a picture
+        count = int(inputs[marks].sum())
     grid = next((inputs[key] for key in inputs if graph.inputs[key].kind == "grid"), None)
     names = {"image_sizes": "sizes", "images_spatial_crop": "tiles"}
     given = {names[key]: inputs[key] for key in inputs if key in names}

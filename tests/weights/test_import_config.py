@@ -199,11 +199,14 @@ CLASSES = {
     "janus_vqgan": "JanusVQVAEConfig", "t5": "T5Config",
     "instructblip": "InstructBlipConfig", "instructblip_qformer": "InstructBlipQFormerConfig",
     "blip": "BlipConfig", "blip_vision_model": "BlipVisionConfig", "blip_text_model": "BlipTextConfig",
+    "aimv2": "Aimv2Config", "aimv2_text_model": "Aimv2TextConfig", "kosmos-2": "Kosmos2Config",
     "siglip": "SiglipConfig", "siglip_vision_model": "SiglipVisionConfig", "siglip_text_model": "SiglipTextConfig",
     "metaclip_2": "MetaClip2Config", "metaclip_2_vision_model": "MetaClip2VisionConfig", "metaclip_2_text_model": "MetaClip2TextConfig",
 }  # fmt: skip
 PARTS = {
     "idefics_vision": ("IdeficsConfig", "vision_config"), "idefics_perciever": ("IdeficsConfig", "perceiver_config"),
+    "aimv2_vision_model": ("Aimv2Config", "vision_config"), "kosmos_2_vision_model": ("Kosmos2Config", "vision_config"),
+    "kosmos_2_text_model": ("Kosmos2Config", "text_config"),
     "qwen2_vl_text": ("Qwen2VLConfig", "text_config"), "qwen2_vl_vision": ("Qwen2VLConfig", "vision_config"),
     "qwen2_5_vl_vision": ("Qwen2_5_VLConfig", "vision_config"), "idefics3_vision": ("Idefics3Config", "vision_config"),
 }  # fmt: skip

@@ -149,6 +149,11 @@ class Component(Config):
         """Token ids that stand for the features of a port: a call that has such tokens but no features is refused."""
         return {}
 
+    @property
+    def marks(self) -> Mapping[str, str]:
+        """Ports whose mask marks places for the features of another port: a call that marks places but has no features is refused."""
+        return {}
+
     def lengths(self, inputs: Mapping[str, Any]) -> Sequence[int] | None:
         """Tokens of each item in a packed output, whose dim no input has, from the values of the input ports (numpy arrays) that are
         known before the graph runs; None where they do not decide it."""

@@ -26,7 +26,7 @@ Rules = Annotated[
     WithJsonSchema({"anyOf": [{"enum": list(get_args(Rule))}, {"type": "array", "items": {"enum": list(get_args(Rule))}}]}),
 ]
 Order = Literal["pre", "post", "sub_post", "sandwich", "parallel", "normed"]
-POINTS = ("attention.qk", "attention.out", "cross.qk", "cross.out", "mlp.out")
+POINTS = ("attention.qk", "attention.inner", "attention.out", "cross.qk", "cross.out", "mlp.inner", "mlp.out")
 
 
 class Inserted(Config):
@@ -101,7 +101,7 @@ class StackConfig(Component):
     )
     d_media: int | None = Field(None, ge=1, description="width of the media; inferred")
     max_positions: int | None = Field(None, ge=1, description="longest sequence")
-    init: Literal["normal", "trunc_normal", "xavier", "clip", "clip_image", "t5"] | None = Field(
+    init: Literal["normal", "trunc_normal", "xavier", "clip", "clip_image", "t5", "sub_ln"] | None = Field(
         None, description="rule of the first weights"
     )
     std: float = Field(0.02, gt=0, description="standard deviation of the first weights")
@@ -258,7 +258,7 @@ class StackConfig(Component):
             turned = getattr(self.code, "interleaved", None)
             parts["attention"] = filled(
                 self.attention, **self.around, bias=self.biased, interleaved=turned,
-                qk_norm=None if qk is None else filled(qk, eps=self.norm_eps),
+                qk_norm=None if qk is None else filled(qk, eps=self.norm_eps), inner_norm=self.inner("attention", self.attention),
             )  # fmt: skip
         if self.cross is not None:
             if not isinstance(self.cross, Cross):
@@ -267,13 +267,22 @@ class StackConfig(Component):
             parts["cross"] = filled(
                 self.cross, **self.around, bias=self.biased, qk_norm=None if qk is None else filled(qk, eps=self.norm_eps)
             )
-        parts["mlp"] = filled(self.mlp, **self.around, bias=self.plain_bias)
+        parts["mlp"] = filled(self.mlp, **self.around, bias=self.plain_bias, inner_norm=self.inner("mlp", self.mlp))
         for branch in list(parts):
             if not (self.order == "parallel" and branch == "mlp" and "mlp.out" not in self.norms):
                 parts[f"norms.{branch}"] = self.norm_of()
             if out or f"{branch}.out" in self.norms:
                 parts[f"norms.{branch}_out"] = self.norm_of(self.norms.get(f"{branch}.out"))
         return parts
+
+    def inner(self, branch: str, layer: Any) -> Any:
+        """The norm inside a branch, before its last map."""
+        norm = self.norms.get(f"{branch}.inner")
+        if norm is None:
+            return None
+        if "inner_norm" not in type(layer).model_fields:
+            raise ValueError(f"norms: {layer.kind} has no point {branch}.inner")
+        return filled(norm, eps=self.norm_eps)
 
     @property
     def routed(self) -> bool:

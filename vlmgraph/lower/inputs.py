@@ -78,7 +78,7 @@ def check_dtype(name: str, value: Tensor, type_: Type) -> None:
 
 
 Watch = tuple[str, str, tuple[int, ...]]
-"""The input of ids, the port without features, the tokens that stand for them."""
+"""The input of ids, the port without features, the tokens that stand for them; of a mask that marks the places itself no tokens."""
 
 
 def unfed_placeholders(graph: Graph, whole: ProgramGraph, program: ProgramGraph) -> list[Watch]:
@@ -95,6 +95,10 @@ def unfed_placeholders(graph: Graph, whole: ProgramGraph, program: ProgramGraph)
             free = tuple(t for t in tokens if t not in taken)
             if free and port in node.inputs and port not in fed and isinstance(ids, str) and ids in program.inputs:
                 found.append((ids, port, free))
+        for mark, port in graph.config(node).marks.items():
+            marking = node.inputs.get(mark)
+            if port in node.inputs and port not in fed and isinstance(marking, str) and marking in graph.inputs:
+                found.append((marking, port, ()))
     return found
 
 
@@ -102,12 +106,13 @@ def check_placeholders(watched: list[Watch], inputs: Mapping[str, Any]) -> None:
     """Raises DiagnosticError where a token stands for an image that is not there: its own embedding was never trained."""
     mask = inputs.get("attention_mask")
     for name, port, tokens in watched:
-        ids = inputs[name]
-        if ids.device.type != "cpu":
-            continue  # reading a value would wait for the device
-        here = torch.isin(ids, torch.tensor(tokens))
+        ids = inputs.get(name)
+        if ids is None or ids.device.type != "cpu":
+            continue  # reading a value of another device would wait for it
+        here = torch.isin(ids, torch.tensor(tokens)) if tokens else ids.bool()
         if mask is not None and mask.shape == ids.shape:
             here = here & mask.bool()
         if bool(here.any()):
-            text = f"{name} hold {int(here.sum())} placeholders for {port!r}, but nothing is given for it"
+            what = "hold" if tokens else "marks"
+            text = f"{name} {what} {int(here.sum())} placeholders for {port!r}, but nothing is given for it"
             raise DiagnosticError(Diagnostic(C.BAD_INPUT_VALUE, text, fix="give the image, or leave its tokens out"))

@@ -31,7 +31,8 @@ class Attention(Projections):
 
     `kv_heads` < `heads` share keys and values among groups of heads (GQA, arXiv 2305.13245). `q_norm`, `k_norm` act on every head by
     itself, or on all heads as one vector with `norm_whole`. `scale` is the factor on scores, head_dim ** -0.5 where None;
-    soft_cap c bounds them, c * tanh(score / c).
+    soft_cap c bounds them, c * tanh(score / c). `inner_norm` acts on the heads side by side, in front of the last map (Sub-LN, Magneto,
+    arXiv 2210.06423, section 2.2).
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Attention(Projections):
         soft_cap: float | None = None,
         interleaved: bool = False,
         d_keys: int | None = None,
+        inner_norm: nn.Module | None = None,
     ) -> None:
         self.width, self.heads, self.kv_heads = width, heads, kv_heads or heads
         if self.heads % self.kv_heads:
@@ -58,6 +60,7 @@ class Attention(Projections):
         super().__init__(width, d_keys or width, heads * self.head_dim, self.kv_heads * self.head_dim, bias)
         self.q_norm, self.k_norm, self.norm_whole = q_norm, k_norm, norm_whole
         self.scale, self.soft_cap, self.interleaved = scale, soft_cap, interleaved
+        self.inner_norm = inner_norm
 
     def forward(
         self,
@@ -81,7 +84,7 @@ class Attention(Projections):
 
     def leave(self, y: Tensor, modality: Tensor | None = None) -> Tensor:
         """[B, N, heads * head_dim] → [B, N, width]."""
-        return self.out(y)
+        return self.out(y if self.inner_norm is None else self.inner_norm(y))
 
     def heads_of(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
         """[B, N, heads * head_dim] → [B, heads, N, head_dim], normalised on the way."""
@@ -136,7 +139,7 @@ class ModalityExpertAttention(Attention):
         return self.heads_of(q, self.q_norm), self.heads_of(k, self.k_norm), self.heads_of(v)
 
     def leave(self, y: Tensor, modality: Tensor | None = None) -> Tensor:
-        return route([e.out for e in self.experts.values()], y, modality)
+        return route([e.out for e in self.experts.values()], y if self.inner_norm is None else self.inner_norm(y), modality)
 
 
 class CrossAttention(Attention):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -11,7 +12,7 @@ Init = Callable[[nn.Module], None]
 
 
 def initialiser(name: str, width: int, layers: int, std: float = 0.02) -> Init:
-    """normal: N(0, std) (GPT, LLaMA, OPT, BERT); trunc_normal: the same cut at two (ViT); xavier, clip, clip_image, t5: as theirs."""
+    """normal: N(0, std) (GPT, LLaMA, OPT, BERT); trunc_normal: the same cut at two (ViT); the others as theirs."""
     if name in ("normal", "trunc_normal"):
         return partial(plain, std=std, cut=name == "trunc_normal")
     if name == "xavier":
@@ -22,7 +23,9 @@ def initialiser(name: str, width: int, layers: int, std: float = 0.02) -> Init:
         return partial(clip_image, width=width)
     if name == "t5":
         return partial(t5, width=width)
-    raise ValueError(f"there is no initialisation {name!r}; there are normal, trunc_normal, xavier, clip, clip_image and t5")
+    if name == "sub_ln":
+        return partial(sub_ln, layers=layers)
+    raise ValueError(f"there is no initialisation {name!r}; there are normal, trunc_normal, xavier, clip, clip_image, t5 and sub_ln")
 
 
 def plain(module: nn.Module, std: float, cut: bool = False) -> None:
@@ -94,3 +97,13 @@ def t5(module: nn.Module, width: int) -> None:
         nn.init.normal_(part.weight, std=std)
         if part.bias is not None:
             nn.init.zeros_(part.bias)
+
+
+def sub_ln(module: nn.Module, layers: int) -> None:
+    """Magneto's decoder (arXiv 2210.06423, section 2.3; microsoft/torchscale architecture/decoder.py): weights and biases of values, of
+    what leaves attention and of MLPs are sqrt(log(2 layers)) times those that a linear layer begins with."""
+    gain = math.sqrt(math.log(2 * layers))
+    for name, part in module.named_modules():
+        if isinstance(part, nn.Linear) and name.rpartition(".")[2] in ("v", "out", "fc1", "fc2", "gate", "up", "down"):
+            for parameter in part.parameters():
+                parameter.data.mul_(gain)

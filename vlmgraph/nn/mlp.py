@@ -11,30 +11,39 @@ from .eager import readable
 
 
 class MLP(nn.Module):
-    """fc1 → act → fc2: [..., width] → [..., width]."""
+    """fc1 → act → fc2: [..., width] → [..., width]. `inner_norm` stands in front of fc2 (Sub-LN, Magneto, arXiv 2210.06423)."""
 
-    def __init__(self, width: int, hidden: int, act: nn.Module, bias: bool = True) -> None:
+    def __init__(self, width: int, hidden: int, act: nn.Module, bias: bool = True, inner_norm: nn.Module | None = None) -> None:
         super().__init__()
         self.fc1 = nn.Linear(width, hidden, bias=bias)
         self.act = act
+        self.inner_norm = inner_norm
         self.fc2 = nn.Linear(hidden, width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))
+        x = self.act(self.fc1(x))
+        return self.fc2(x if self.inner_norm is None else self.inner_norm(x))
 
 
 class GatedMLP(nn.Module):
-    """down(act(gate x) * up x): [..., width] → [..., out], as wide as it came where no `out` is given (GLU variants, arXiv 2002.05202)."""
+    """down(act(gate x) * up x): [..., width] → [..., out], as wide as it came where no `out` is given (GLU variants, arXiv 2002.05202).
 
-    def __init__(self, width: int, hidden: int, act: nn.Module, bias: bool = False, out: int | None = None) -> None:
+    `inner_norm` stands in front of the last map (EVA-02, arXiv 2303.11331).
+    """
+
+    def __init__(
+        self, width: int, hidden: int, act: nn.Module, bias: bool = False, out: int | None = None, inner_norm: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.gate = nn.Linear(width, hidden, bias=bias)
         self.up = nn.Linear(width, hidden, bias=bias)
         self.act = act
+        self.inner_norm = inner_norm
         self.down = nn.Linear(hidden, width if out is None else out, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(self.act(self.gate(x)) * self.up(x))
+        x = self.act(self.gate(x)) * self.up(x)
+        return self.down(x if self.inner_norm is None else self.inner_norm(x))
 
 
 class Experts(nn.Module):

@@ -13,12 +13,12 @@ class Positions(nn.Module):
     """One position a token, or one shared by the inner tokens of an image.
 
     rule "sequential": 0, 1, 2, ... over the real tokens. rule "share_inner": the first token of an image stands at p, all inner ones
-    at p + 1, the last at p + 2 (CogVLM, arXiv 2311.03079, section 2.2). Padding takes no position.
+    at p + 1, the last at p + 2 (CogVLM, arXiv 2311.03079, section 2.2). Padding takes no position. Tokens of the id `pad` have none, -1.
     """
 
-    def __init__(self, rule: str = "sequential") -> None:
+    def __init__(self, rule: str = "sequential", pad: int | None = None) -> None:
         super().__init__()
-        self.rule = rule
+        self.rule, self.pad = rule, pad
 
     def forward(
         self, ids: Tensor, spans: Tensor | None = None, mask: Tensor | None = None, next: Tensor | None = None
@@ -33,6 +33,10 @@ class Positions(nn.Module):
         if mask is not None and next is None:
             steps = steps * mask.to(steps.dtype)
         start = 0 if next is None else next[:, None]
+        if self.pad is not None:  # decoding goes on from the number of all tokens before, as fairseq counts
+            real = (ids != self.pad).to(steps.dtype)
+            positions = ((steps * real).cumsum(1) + start) * real - 1
+            return {"positions": positions, "next": (start + torch.full_like(ids, ids.shape[1]))[:, 0]}
         positions = (steps.cumsum(1) - 1 + start).clamp(min=0)
         return {"positions": positions, "next": positions.amax(1) + 1}
 

@@ -14,7 +14,10 @@ from .norm import RMSNorm
 
 
 class ResamplerLayer(nn.Module):
-    """x + attention(x; media or media and x), then x + mlp(x), each behind its norms. The media are never changed."""
+    """x + attention(x; media or media and x), then x + mlp(x), each behind its norms. The media are never changed.
+
+    Without `residual` what attention reads takes the place of x.
+    """
 
     def __init__(
         self,
@@ -22,9 +25,10 @@ class ResamplerLayer(nn.Module):
         mlp: MLP | GatedMLP | None,
         norms: Mapping[str, nn.Module],
         keys: str = "media+latents",
+        residual: bool = True,
     ) -> None:
         super().__init__()
-        self.keys = keys
+        self.keys, self.residual = keys, residual
         self.norms = nn.ModuleDict(norms)
         self.attention = attention
         self.mlp = mlp
@@ -35,7 +39,8 @@ class ResamplerLayer(nn.Module):
         keys = torch.cat([media, latents], dim=1) if self.keys == "media+latents" else media
         if mask is not None and self.keys == "media+latents":
             mask = torch.cat([mask.bool(), torch.ones(latents.shape[:2], dtype=torch.bool, device=mask.device)], dim=1)
-        x = x + self.attention(latents, keys, mask)
+        read = self.attention(latents, keys, mask)
+        x = x + read if self.residual else read
         if self.mlp is not None:
             x = x + self.mlp(self.norms["mlp"](x))
         return x
@@ -47,8 +52,9 @@ class Resampler(nn.Module):
     video: the input has a frame axis, [..., F, V, d], and all frames of an item are read together. `frames` learned time
     embeddings are added to every token of a frame; more frames than there are embeddings stretch the table linearly, its
     ends staying at the ends. `media` learned embeddings number the items of a sample, [B, M, ...]. No code for the place
-    in the image: the tokens carry it. `mask` [..., V], or [..., F, V], leaves padding out. `norm`: "layer" or "rms". `kv_heads` < `heads`
-    share keys and values among groups of heads. `init`: latents begin as unit normal vectors, or as "ones".
+    in the image: the tokens carry it. `mask` [..., V], or [..., F, V], leaves padding out. `norm`: "layer", "rms" or "none". `kv_heads` <
+    `heads` share keys and values among groups of heads. `init`: latents begin as unit normal vectors, or as "ones". One layer without
+    norms, residual and MLP is the attentive pooling of KOSMOS-1 (arXiv 2302.14045, section 2.2).
     """
 
     def __init__(
@@ -72,6 +78,7 @@ class Resampler(nn.Module):
         gated: bool = False,
         norm: str = "layer",
         init: str = "normal",
+        residual: bool = True,
     ) -> None:
         super().__init__()
         self.video, self.init = video, init
@@ -81,7 +88,7 @@ class Resampler(nn.Module):
         letters = "qkvo" if bias else ""
 
         def norm_of(width: int) -> nn.Module:
-            return RMSNorm(width, eps) if norm == "rms" else nn.LayerNorm(width, eps=eps)
+            return nn.Identity() if norm == "none" else RMSNorm(width, eps) if norm == "rms" else nn.LayerNorm(width, eps=eps)
 
         names = ["media", "attention"] + (["mlp"] if mlp else [])
         feed = GatedMLP if gated else MLP
@@ -90,7 +97,7 @@ class Resampler(nn.Module):
             q_norm, k_norm = (norm_of(head_dim), norm_of(head_dim)) if qk_norm else (None, None)
             attention = CrossAttention(d, d, heads, kv_heads, head_dim, letters, q_norm, k_norm)
             own = {name: norm_of(d) for name in names}
-            self.layers.append(ResamplerLayer(attention, feed(d, mlp, act, bias) if mlp else None, own, keys))
+            self.layers.append(ResamplerLayer(attention, feed(d, mlp, act, bias) if mlp else None, own, keys, residual))
         self.final_norm = norm_of(d) if final_norm else nn.Identity()
         self.reset_parameters()
 

@@ -33,17 +33,23 @@ class BoxCodec:
 
     def text(self, boxes: np.ndarray, size: tuple[int, int], phrase: str = "") -> str:
         """Text of `[K, 4]` pixel boxes in a picture of (width, height). Raises VG0714 for what is no box."""
-        array = np.atleast_2d(np.asarray(boxes, dtype=np.float64))
-        if array.ndim != 2 or array.shape[1] != 4 or not len(array) or not np.isfinite(array).all():
-            raise problem(problems.BOXES, f"{np.shape(boxes)} values are not boxes", "give [K, 4] finite numbers: x0, y0, x1, y1")
-        if (array[:, 2:] < array[:, :2]).any():
-            raise problem(problems.BOXES, "a box ends before it starts", "give the upper left corner first: x0, y0, x1, y1")
+        array = self.checked(boxes)
         sides = np.array([*size, *size], dtype=np.float64)
         # multiplied first: 3 / 10 * 1000 is 299.99… but 3 * 1000 / 10 is 300
         binned = np.clip(array * self.config.scale // sides, 0, self.config.scale - 1).astype(int)
         parts = [fill(self.config.box, dict(zip(("x0", "y0", "x1", "y1"), row))) for row in binned.tolist()]
         name = fill(self.config.phrase, {"phrase": phrase}) if phrase else ""
         return name + fill(self.config.format, {"boxes": self.config.join.join(parts)})
+
+    @staticmethod
+    def checked(boxes: np.ndarray) -> np.ndarray:
+        """Boxes as float64 `[K, 4]`. Raises VG0714 for what is no box."""
+        array = np.atleast_2d(np.asarray(boxes, dtype=np.float64))
+        if array.ndim != 2 or array.shape[1] != 4 or not len(array) or not np.isfinite(array).all():
+            raise problem(problems.BOXES, f"{np.shape(boxes)} values are not boxes", "give [K, 4] finite numbers: x0, y0, x1, y1")
+        if (array[:, 2:] < array[:, :2]).any():
+            raise problem(problems.BOXES, "a box ends before it starts", "give the upper left corner first: x0, y0, x1, y1")
+        return array
 
     def parse(self, text: str, size: tuple[int, int]) -> list[Found]:
         """Every group of boxes in `text`, in pixels of a picture of (width, height); boxes outside of the scale are left out."""

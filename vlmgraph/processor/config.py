@@ -267,6 +267,8 @@ class Place(BaseModel):
     """A token behind every row of a picture's grid; needs pictures that have one."""
     end: Token | None = None
     """A token in the place of the last row's end."""
+    fill: Token | None = None
+    """What stands in the places of a picture instead of copies of the placeholder: this id and those that follow it (KOSMOS-2)."""
     expand: Expand | None = None
     """How a picture is written that became several entries; needs pictures that are cut."""
     tag: str | None = None
@@ -282,6 +284,7 @@ class Place(BaseModel):
         if self.tag is not None and (names.count("image") != 1 or set(names) - {"image", "number"}):
             raise ValueError("tag must hold {image} once, and may hold {number}")
         return self
+
     media: Literal["image", "video"] | None = None
     """Which it stands for, where one input takes both."""
 
@@ -289,13 +292,13 @@ class Place(BaseModel):
 class Text(Config, name="processor.text"):
     """Texts to ids `[B, T]`, placeholders expanded.
 
-    `also`: `mask`, `labels`, `types`, 1 where a token is to be learned and 0 elsewhere (a prefix-LM's prefix), and `media [B, T, M]`,
-    which pictures a token may attend to: the last one at or before it, none from the end token on until the next (Flamingo, arXiv
-    2204.14198, section 2.3); `tiles [B, T, M, K]`, which tiles of which pictures, those of the last one or of several in a row (Llama
-    3.2-Vision), where the pictures are cut into them.
+    `also`: `mask`, `labels`, `places`, where the tokens of pictures stand `[B, T]`, `types`, 1 where a token is to be learned and 0
+    elsewhere (a prefix-LM's prefix), and `media [B, T, M]`, which pictures a token may attend to: the last one at or before it, none from
+    the end token on until the next (Flamingo, arXiv 2204.14198, section 2.3); `tiles [B, T, M, K]`, which tiles of which pictures, those
+    of the last one or of several in a row (Llama 3.2-Vision), where the pictures are cut into them.
     """
 
-    gives: ClassVar[tuple[str, ...]] = ("mask", "labels", "types", "media", "tiles")
+    gives: ClassVar[tuple[str, ...]] = ("mask", "labels", "places", "types", "media", "tiles")
 
     tokenizer: str = Field("", pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$|^$")
     """A name; the files are looked for in the folder of that name beside the weights, then in the folder itself."""
@@ -371,12 +374,18 @@ class Chat(Text, name="processor.chat"):
 class Boxes(Config, name="processor.boxes"):
     """Boxes as text, both ways. Pixels become `floor(x / side * scale)`, at most `scale - 1`."""
 
+    codec: ClassVar[str] = "vlmgraph.processor.boxes:BoxCodec"
+
     format: str = "[[{boxes}]]"
     box: str = "{x0:03},{y0:03},{x1:03},{y1:03}"
     join: str = ";"
     phrase: str = ""
     """Before the boxes, where the model names what is boxed: holds `{phrase}`."""
     scale: Positive = 1000
+
+    def tokens(self) -> dict[str, int]:
+        """Tokens that the entry writes, with their ids, beside those of the spec."""
+        return {}
 
     @model_validator(mode="after")
     def _fields(self) -> Boxes:

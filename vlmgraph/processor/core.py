@@ -45,7 +45,7 @@ class Processor:
         """What writes conversations in place of the spec's roles; set where the model's folder has a template of its own."""
         self.random = np.random.default_rng(0)
         """Draws what a call that trains leaves open; a run that has several processes gives each its own."""
-        self.codecs = {name: BoxCodec(config) for name, config in entries.codecs.items()}
+        self.codecs: dict[str, BoxCodec] = {name: load_symbol(config.codec)(config) for name, config in entries.codecs.items()}
 
     def __call__(
         self,
@@ -307,6 +307,7 @@ def build_processor(
         raise DiagnosticError(*faults)
     notes: dict[str, Diagnostic] = {}
     encoders = {}
+    tokens = {**tokens, **{name: id for config in entries.codecs.values() for name, id in config.tokens().items()}}
     for name, config in entries.texts.items():
         size = vocab.get(name) if isinstance(vocab, Mapping) else vocab
         tokenizer, note = find_tokenizer(Path(folder) if folder else None, config.tokenizer, tokens, size, config.lower, config.punctuation)

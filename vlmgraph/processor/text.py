@@ -20,6 +20,10 @@ from .tokenizer import Piece, Tokenizer
 IGNORE = -100
 
 
+class Held(int):
+    """An id that only holds the place of a picture."""
+
+
 @dataclass(frozen=True)
 class Slot:
     """A placeholder of an entry: its token, what it expands to, and the input whose pictures it stands for."""
@@ -206,6 +210,9 @@ class TextEncoder:
         if slot.place.expand is not None and layout is not None:
             text = slot.place.expand.written(layout.counted(slot.token), slot.token * (n // layout.entries))
             return [piece.id for piece in self.tokenizer.encode(text)]
+        start = self.id(slot.place.fill)
+        if start is not None:
+            return [Held(start + k) for k in range(n)]
         if end is None or not lines or slot.token not in lines:
             return [slot.id] * n
         rows, last = lines[slot.token][picture], self.id(slot.place.end)
@@ -239,13 +246,12 @@ class TextEncoder:
         return [*ahead, *bos, *body, *eos] if self.config.at == "start" else [*bos, *ahead, *body, *eos]
 
     def _cut(self, body: list[tuple[int, bool]], around: int, room: int) -> list[tuple[int, bool]]:
-        slots = {slot.id for slot in self.slots}
         kept = [] if room <= 0 else body[:room] if self.config.truncate == "right" else body[-room:]
-        cut = sum(i in slots for i, _ in body) - sum(i in slots for i, _ in kept)
+        cut = sum(self._pictures(body)) - sum(self._pictures(kept))
         if self.config.truncate == "error" or cut or room <= 0:
             raise problem(
                 problems.TOO_LONG,
-                f"`{self.name}` has {around + len(body)} tokens, {sum(i in slots for i, _ in body)} of them for pictures; "
+                f"`{self.name}` has {around + len(body)} tokens, {sum(self._pictures(body))} of them for pictures; "
                 f"max_length is {self.config.max_length}",
                 "shorten the text, give fewer or smaller pictures, or raise max_length",
             )
@@ -257,11 +263,17 @@ class TextEncoder:
         ids = np.full((len(rows), width), self.pad, dtype=np.int64)
         mask = np.zeros((len(rows), width), dtype=bool)
         labels = np.full((len(rows), width), IGNORE, dtype=np.int64)
+        places = np.zeros((len(rows), width), dtype=bool)
         for b, row in enumerate(rows):
             if not row:
                 continue
             where = slice(width - len(row), width) if self.config.pad_side == "left" else slice(0, len(row))
             values, trains = (np.array(column) for column in zip(*row))
-            ids[b, where], mask[b, where] = values, True
+            ids[b, where], mask[b, where], places[b, where] = values, True, self._pictures(row)
             labels[b, where] = np.where(trains, values, IGNORE)
-        return {"ids": ids, "mask": mask, "labels": labels, "types": (labels != IGNORE).astype(np.int64)}
+        return {"ids": ids, "mask": mask, "labels": labels, "types": (labels != IGNORE).astype(np.int64), "places": places}
+
+    def _pictures(self, row: Sequence[tuple[int, bool]]) -> list[bool]:
+        """Which ids of a row stand in the places of pictures."""
+        slots = {slot.id for slot in self.slots if slot.place.fill is None}
+        return [isinstance(i, Held) or i in slots for i, _ in row]

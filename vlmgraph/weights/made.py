@@ -56,6 +56,7 @@ MADE: dict[str, Callable[[Any], Any]] = {
     "rsqrt": lambda number: 1 / root(number),
     "count": lambda values: len(set(values)),
     "length": len,
+    "next": lambda number: number + 1,
     "inserted": inserted,
     "ones": ones,
     "behind": behind,

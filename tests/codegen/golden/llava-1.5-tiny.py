@@ -105,7 +105,8 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(72, 40)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))
+        x = self.act(self.fc1(x))
+        return self.fc2(x)
 
 
 class VisionBlock(nn.Module):
@@ -315,7 +316,8 @@ class GatedMLP(nn.Module):
         self.down = nn.Linear(88, 48, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(self.act(self.gate(x)) * self.up(x))
+        x = self.act(self.gate(x)) * self.up(x)
+        return self.down(x)
 
 
 class DecoderBlock(nn.Module):

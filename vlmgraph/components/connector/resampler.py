@@ -33,7 +33,8 @@ class Resampler(Connector, name="connector.resampler"):
     video: bool = Field(True, description="the input has a frame axis; the frames of an item are read together")
     frames: int = Field(0, ge=0, description="learned time embeddings, stretched linearly for more frames; 0 for none")
     media: int = Field(0, ge=0, description="learned embeddings of the place of an item among those of the sample; 0 for none")
-    norm: Literal["norm.layer", "norm.rms"] = Field("norm.layer", description="of media, latents, MLPs and what goes out")
+    norm: Literal["norm.layer", "norm.rms", "none"] = Field("norm.layer", description="of media, latents, MLPs and what goes out")
+    residual: bool = Field(True, description="what is read is added to the latents, or takes their place (KOSMOS-1, arXiv 2302.14045)")
     norm_eps: float = Field(1e-5, gt=0, description="epsilon of the norms")
     final_norm: bool = Field(True, description="a norm after the last layer")
     init: Literal["normal", "ones"] = Field("normal", description="first values of the latents: unit normal, or one")
@@ -69,7 +70,7 @@ class Resampler(Connector, name="connector.resampler"):
 
     def parameters(self) -> dict[str, int]:
         d, inner = self.d or 0, self.heads * self.head_dim
-        each = 2 if self.norm == "norm.layer" else 1  # values of a norm by channel
+        each = {"norm.layer": 2, "norm.rms": 1, "none": 0}[self.norm]  # values of a norm by channel
         maps = linear(d, inner, self.bias) + 2 * linear(d, self.kv_inner, self.bias) + linear(inner, d, self.bias)
         attention = maps + each * (2 * d + (2 * self.head_dim if self.qk_norm else 0))
         entries = linear(d, self.hidden, self.bias) * (2 if self.gated else 1)

@@ -81,14 +81,24 @@ class MultiHead(Heads, name="attention.mha"):
 
     soft_cap: float | None = Field(None, ge=0, description="bound c of c * tanh(score / c); 0: none")
     interleaved: bool | None = Field(None, description="rotary pairs are neighbours; the position's own word")
+    inner_norm: NormSlot | None = Field(None, description="norm of all heads together, before the last map (the point `attention.inner`)")
     module = "vlmgraph.nn.attention:Attention"
+
+    @property
+    def inner(self) -> Any:
+        """The norm before the last map with its width, if there is one."""
+        return None if self.inner_norm is None else filled(self.inner_norm, width=self.dims[2])
 
     def arguments(self) -> dict[str, Any]:
         bound, whole = self.soft_cap or None, self.qk_norm_over == "all"
-        return {**self.common(), "norm_whole": whole, "soft_cap": bound, "interleaved": bool(self.interleaved)}
+        inner = {} if self.inner is None else {"inner_norm": self.inner.build()}
+        return {**self.common(), "norm_whole": whole, "soft_cap": bound, "interleaved": bool(self.interleaved), **inner}
 
     def parameters(self) -> dict[str, int]:
         return {"": self.projections(self.width or 0) + self.norm_count()}
+
+    def norm_count(self) -> int:
+        return super().norm_count() + (0 if self.inner is None else self.inner.total())
 
 
 class ModalityExpert(MultiHead, name="attention.modality_expert"):
@@ -108,7 +118,7 @@ class ModalityExpert(MultiHead, name="attention.modality_expert"):
 
     def parameters(self) -> dict[str, int]:
         each = self.projections(self.width or 0)
-        norms = {"": self.norm_count()} if self.qk_norm is not None else {}
+        norms = {"": count} if (count := self.norm_count()) else {}
         return {**{f"experts.{name}": each for name in self.experts}, **norms}
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from ...ir.dims import Dim
 from ..base import Layer, linear, load_symbol
-from .slot import filled, slot
+from .slot import NormSlot, filled, slot
 
 Act = Literal["gelu", "gelu_tanh", "quick_gelu", "silu", "relu", "squared_relu", "tanh"]
 
@@ -26,16 +26,28 @@ class Feed(Layer):
     hidden: int | None = Field(None, ge=1, description="width inside")
     act: Act | None = Field(None, description="activation; the stack's")
     bias: bool | None = Field(None, description="biases in all linear layers")
+    inner_norm: NormSlot | None = Field(None, description="norm before the last linear layer (the point `mlp.inner`)")
 
     def arguments(self) -> dict[str, Any]:
         if self.width is None or self.hidden is None:
             raise ValueError(f"{self.kind} needs `hidden`, its width inside")
+        inner = {} if self.inner is None else {"inner_norm": self.inner.build()}
         return {
             "width": self.width,
             "hidden": self.hidden,
             "act": activation(self.act or "gelu"),
             "bias": self.biased,
+            **inner,
         }
+
+    @property
+    def inner(self) -> Any:
+        """The norm before the last layer with its width, if there is one."""
+        return None if self.inner_norm is None else filled(self.inner_norm, width=self.hidden)
+
+    @property
+    def inner_total(self) -> int:
+        return 0 if self.inner is None else self.inner.total()
 
     @property
     def biased(self) -> bool:
@@ -53,7 +65,7 @@ class DenseMLP(Feed, name="mlp.dense"):
 
     def parameters(self) -> dict[str, int]:
         width, hidden = self.width or 0, self.hidden or 0
-        return {"": linear(width, hidden, self.biased) + linear(hidden, width, self.biased)}
+        return {"": linear(width, hidden, self.biased) + linear(hidden, width, self.biased) + self.inner_total}
 
     def flops(self, dims: Mapping[str, Dim]) -> Dim:
         return dims["N"] * (4 * (self.width or 0) * (self.hidden or 0))
@@ -66,7 +78,7 @@ class GatedMLP(Feed, name="mlp.gated"):
 
     def parameters(self) -> dict[str, int]:
         width, hidden = self.width or 0, self.hidden or 0
-        return {"": 2 * linear(width, hidden, self.biased) + linear(hidden, width, self.biased)}
+        return {"": 2 * linear(width, hidden, self.biased) + linear(hidden, width, self.biased) + self.inner_total}
 
     def flops(self, dims: Mapping[str, Dim]) -> Dim:
         return dims["N"] * (6 * (self.width or 0) * (self.hidden or 0))

@@ -13,10 +13,12 @@ from ..base import Op, Ports, Token
 class Positions(Op, name="op.positions"):
     """Position ids, with one position shared by the inner tokens of an image under `share_inner`: ids[B, T] → positions[B, T].
 
-    A program that carries `positions.next` decodes from the next free position.
+    With `pad` tokens of that id have no position, -1, whatever a mask says, and decoding goes on from the length of the sequence, padding
+    included (fairseq). A program that carries `positions.next` decodes from the next free position.
     """
 
     rule: Literal["sequential", "share_inner"] = Field("sequential", description="one position a token, or three an image (CogVLM)")
+    pad: Token | None = Field(None, description="token without a position; none where left out")
     ports = Ports(
         {"positions": T.positions["B", "T"], "next": T.index["B"]},
         ids=T.ids["B", "T"], spans=T.index["B", "T"].optional_, mask=T.mask["B", "T"].optional_, next=T.index["B"].optional_,
