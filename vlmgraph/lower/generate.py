@@ -85,7 +85,6 @@ def generate(
             step_inputs |= {written: ids, **{k: with_last(step_inputs[k]) for k in seen_by_token(model, step_inputs, written)}}
             step_inputs |= {k: with_no_type(step_inputs[k]) for k in types_of_tokens(model, step_inputs, written)}
             step_inputs |= {k: with_no_mark(step_inputs[k]) for k in marks_of_tokens(model, step_inputs, written)}
-            step_inputs |= {k: with_no_mark(step_inputs[k]) for k in marks_of_tokens(model, step_inputs, written)}
             out = writes.run(step_inputs)
     return ids
 
@@ -153,18 +152,6 @@ def types_of_tokens(model: CompiledModel, inputs: dict[str, Any], written: str) 
 def with_no_type(types: Tensor) -> Tensor:
     """The types [B, T + 1] with a token that was not given, -1."""
     return torch.cat([types, types.new_full((len(types), 1), -1)], dim=1)
-
-
-def marks_of_tokens(model: CompiledModel, inputs: dict[str, Any], written: str) -> list[str]:
-    """Masks beside the attention mask that mark some of the tokens, mask[B, T]: the places of images."""
-    types = model.graph.inputs
-    masks = [k for k in inputs if k in types and types[k].kind == "mask" and k not in ("attention_mask", "decoder_attention_mask")]
-    return [k for k in masks if types[k].dims == types[written].dims]
-
-
-def with_no_mark(marks: Tensor) -> Tensor:
-    """The marks [B, T + 1] with a token that has none."""
-    return torch.cat([marks, torch.zeros_like(marks[:, :1])], dim=1)
 
 
 def marks_of_tokens(model: CompiledModel, inputs: dict[str, Any], written: str) -> list[str]:

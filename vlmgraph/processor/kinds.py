@@ -8,10 +8,28 @@ from .canvas_config import Canvas
 from .config import AnyResolution, Boxes, Chat, Image, Native, Padded, Patches, Text, Tiles
 from .corner_config import Corner
 from .frames_config import Frames
+from .grid_boxes_config import GridBoxes
 from .padded_tiles_config import PaddedTiles
 from .split_config import Split
 
 KINDS: dict[str, type[Config]] = {
     c.kind: c
-    for c in (Image, Native, Frames, Patches, Padded, Tiles, Split, Canvas, AnyResolution, Aspect, Corner, PaddedTiles, Text, Chat, Boxes)
+    for c in (
+        Image,
+        Native,
+        Frames,
+        Patches,
+        Padded,
+        Tiles,
+        Split,
+        Canvas,
+        AnyResolution,
+        Aspect,
+        Corner,
+        PaddedTiles,
+        Text,
+        Chat,
+        Boxes,
+        GridBoxes,
+    )
 }

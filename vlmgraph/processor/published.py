@@ -326,6 +326,8 @@ class _Read:
         square = self.take("image_size")
         size, crop = _sides(self.take("size", square)), _sides(self.take("crop_size"))
         cropped, padded = self.take("do_center_crop", False), self.take("do_pad", False)
+        if self.take("use_square_size", False):  # KOSMOS-2's file; the class then squashes to its own 224, whatever the size says
+            size = 224, 224
         if size is None:
             if self.config.get("size") is not None:
                 self.refuse("size", "is no size that is understood")
