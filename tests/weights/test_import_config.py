@@ -194,7 +194,7 @@ CLASSES = {
     "llama": "LlamaConfig", "idefics3": "Idefics3Config", "smolvlm": "SmolVLMConfig",
     "opt": "OPTConfig", "blip-2": "Blip2Config", "blip_2_vision_model": "Blip2VisionConfig", "blip_2_qformer": "Blip2QFormerConfig",
     "idefics": "IdeficsConfig", "qwen2_vl": "Qwen2VLConfig", "qwen2_5_vl": "Qwen2_5_VLConfig", "deepseek_vl": "DeepseekVLConfig",
-    "deepseek_vl_hybrid": "DeepseekVLHybridConfig", "sam_vision_model": "SamVisionConfig", "cohere": "CohereConfig",
+    "deepseek_vl_hybrid": "DeepseekVLHybridConfig", "sam_vision_model": "SamVisionConfig", "cohere": "CohereConfig", "phi": "PhiConfig",
     "janus": "JanusConfig", "janus_vision_model": "JanusVisionConfig",
     "janus_vqgan": "JanusVQVAEConfig", "t5": "T5Config",
     "instructblip": "InstructBlipConfig", "instructblip_qformer": "InstructBlipQFormerConfig",
@@ -224,6 +224,7 @@ OWN_DEFAULTS = {
     "qwen2_vl_text": {"rope_parameters.mrope_section"},
     "sam_vision_model": {"mlp_dim"},  # the class works it out
     "cohere": {"num_key_value_heads", "rope_parameters.factor"},
+    "phi": {"num_key_value_heads", "rope_parameters.factor"},
 }
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
+
+from .splice import is_token
 
 
 class PrefixMask(nn.Module):
@@ -26,3 +30,14 @@ class Split(nn.Module):
         """What is not given has no part in x."""
         at = x.shape[1] if first is not None and second is None else 0 if first is None else first.shape[1]
         return {"first": x[:, :at], "second": x[:, at:]}
+
+
+class PrefixTo(nn.Module):
+    """ids [B, T] → bool [B, T], True up to the last of `token` in each sample; nothing where there is none."""
+
+    def __init__(self, token: Sequence[int]) -> None:
+        super().__init__()
+        self.token = tuple(token)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return is_token(ids, self.token).flip(1).long().cumsum(1).flip(1) > 0

@@ -17,6 +17,7 @@ from . import problems
 from .aspect_config import Aspect
 from .canvas_config import Canvas
 from .config import AnyResolution, Boxes, Image, Native, Packed, Padded, Pixels, Place, Text, Tiles
+from .crops_config import Crops
 from .frames_config import Frames
 from .kinds import KINDS
 from .split_config import Split
@@ -197,7 +198,7 @@ def _sized(name: str, config: Pixels, type_: Type | None, fault: Fault) -> Pixel
             fix = f"change patch{' or temporal' if native else ''}, or the input"
             fault((name,), f"makes patches of {made} values, the input is {type_}", fix, problems.SIZE)
         return config
-    if not isinstance(config, (Image, Tiles, Split, Canvas, AnyResolution)):
+    if not isinstance(config, (Image, Tiles, Split, Crops, Canvas, AnyResolution)):
         return config
     if isinstance(config, Canvas):
         config = _tiled(name, config, type_, fault)
@@ -208,9 +209,9 @@ def _sized(name: str, config: Pixels, type_: Type | None, fault: Fault) -> Pixel
             return config
         if tall != wide and isinstance(config, Image) and config.fit in ("pad", "longest"):
             fault((name, "fit"), f"`{config.fit}` makes a square, the input is {type_}", 'fit = "squash" or "crop"', problems.SIZE)
-        if tall != wide and isinstance(config, Split):
+        if tall != wide and isinstance(config, (Split, Crops)):
             fault((name,), f"makes square tiles, the input is {type_}", f"inputs.{name} with one length for both sides", problems.SIZE)
-        return config.model_copy(update={"size": tall if isinstance(config, Split) else (tall, wide)})
+        return config.model_copy(update={"size": tall if isinstance(config, (Split, Crops)) else (tall, wide)})
     if tall is not None and wide is not None and config.hw() != (tall, wide):
         height, width = config.hw()
         fix = f"leave the size out: it follows the input; or change inputs.{name}"

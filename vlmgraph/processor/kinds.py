@@ -7,6 +7,7 @@ from .aspect_config import Aspect
 from .canvas_config import Canvas
 from .config import AnyResolution, Boxes, Chat, Image, Native, Padded, Patches, Text, Tiles
 from .corner_config import Corner
+from .crops_config import Crops
 from .frames_config import Frames
 from .grid_boxes_config import GridBoxes
 from .padded_tiles_config import PaddedTiles
@@ -27,6 +28,7 @@ KINDS: dict[str, type[Config]] = {
         Aspect,
         Corner,
         PaddedTiles,
+        Crops,
         Text,
         Chat,
         Boxes,

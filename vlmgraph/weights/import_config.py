@@ -79,8 +79,8 @@ def families() -> dict[str, list[dict[str, Any]]]:
 
 
 def fitting(tables: list[dict[str, Any]], config: Mapping[str, Any]) -> dict[str, Any]:
-    """The table of the class that wrote the file, where tables name theirs, and that has rules for the kinds of all parts; where none
-    fits, the first of that class, which says what is missing."""
+    """The table of the class that wrote the file, where tables name theirs, and that has rules for the kinds of all parts, of several
+    the one whose parts are there; where none fits, the first of that class, which says what is missing."""
     tables = [table for table in tables if named(config, table)] or tables
 
     def fits(table: Mapping[str, Any]) -> bool:
@@ -91,7 +91,7 @@ def fitting(tables: list[dict[str, Any]], config: Mapping[str, Any]) -> dict[str
                 return False
         return True
 
-    return next((table for table in tables if fits(table)), tables[0])
+    return max(filter(fits, tables), key=lambda table: sum(part in config for part in table.get("parts", {})), default=tables[0])
 
 
 def processed(tables: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
@@ -207,7 +207,7 @@ class _Import:
             key = table.get("aliases", {}).get(written, written)
             if key in known:
                 values[key], spelt[key] = value, prefix + written
-            elif key not in ignored and value is not None:
+            elif key not in ignored and value is not None and not (value == {} and any(k.startswith(f"{key}.") for k in known)):
                 self.unknown(prefix + written, value, known)
         for key, value in values.items():
             if _empty(value):

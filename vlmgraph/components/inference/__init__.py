@@ -6,8 +6,9 @@ from .base import Procedure
 from .reserved import RESERVED
 from .sample_image import SampleImage
 from .section_search import SectionRetrace, SectionSearch
+from .value_loop import ValueLoop
 from .zero_shot import ZeroShot
 
-KINDS: dict[str, type[Procedure]] = {c.kind: c for c in (SampleImage, SectionRetrace, SectionSearch, ZeroShot)}
+KINDS: dict[str, type[Procedure]] = {c.kind: c for c in (SampleImage, SectionRetrace, SectionSearch, ValueLoop, ZeroShot)}
 
-__all__ = ["KINDS", "RESERVED", "Procedure", "SampleImage", "SectionRetrace", "SectionSearch", "ZeroShot"]
+__all__ = ["KINDS", "RESERVED", "Procedure", "SampleImage", "SectionRetrace", "SectionSearch", "ValueLoop", "ZeroShot"]

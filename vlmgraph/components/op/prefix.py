@@ -1,9 +1,13 @@
-"""op.prefix_mask and op.split."""
+"""op.prefix_mask, op.prefix_to and op.split."""
 
 from __future__ import annotations
 
+from typing import Any
+
+from pydantic import Field
+
 from ...ir import types as T
-from ..base import Op, Ports
+from ..base import Op, Ports, Token
 
 
 class PrefixMask(Op, name="op.prefix_mask"):
@@ -28,3 +32,14 @@ class Split(Op, name="op.split"):
 
     def absent(self, fed: frozenset[str]) -> frozenset[str]:
         return frozenset({"first", "second"}) - fed
+
+
+class PrefixTo(Op, name="op.prefix_to"):
+    """Which tokens stand before the last of a kind, or are it: ids[B, T] → mask[B, T], such as an image and what is in front of it."""
+
+    token: Token | list[Token] = Field(description="the last token of a prefix")
+    ports = Ports(T.mask["B", "T"], ids=T.ids["B", "T"])
+    module = "vlmgraph.nn.prefix:PrefixTo"
+
+    def arguments(self) -> dict[str, Any]:
+        return {"token": tuple(self.token) if isinstance(self.token, list) else (self.token,)}

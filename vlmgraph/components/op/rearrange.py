@@ -59,8 +59,8 @@ class Rearrange(Op, name="op.rearrange"):
 
     pattern: str = Field(description="dims on the left, regrouped on the right; parentheses join dims")
     sizes: dict[str, int] = Field(default_factory=dict, description="lengths that the shape leaves open")
-    takes: Literal["tokens", "map", "image", "patches", "embedding"] = Field("tokens", description="kind that comes in")
-    gives: Literal["tokens", "map", "image", "patches", "embedding"] = Field("tokens", description="kind that goes out")
+    takes: Literal["tokens", "map", "image", "patches", "embedding", "logits"] = Field("tokens", description="kind that comes in")
+    gives: Literal["tokens", "map", "image", "patches", "embedding", "logits"] = Field("tokens", description="kind that goes out")
     module = "vlmgraph.nn.rearrange:Rearrange"
 
     @model_validator(mode="after")
