@@ -29,6 +29,7 @@ FAMILIES = {
     "fuyu": "fuyu_two_sizes_left_padding", "qwen2_vl": "qwen2_vl_images_and_video", "janus": "janus_deeper_aligner",
     "siglip": "siglip_masked", "metaclip_2": "metaclip_2_small_end_token",
     "instructblip": "instructblip_left_padding", "video_llama_3": "video_llama_3_images_and_pruned_videos",
+    "mllama": "mllama_three_images_left_padding",
 }  # fmt: skip
 
 

@@ -201,6 +201,7 @@ CLASSES = {
     "blip": "BlipConfig", "blip_vision_model": "BlipVisionConfig", "blip_text_model": "BlipTextConfig",
     "aimv2": "Aimv2Config", "aimv2_text_model": "Aimv2TextConfig", "kosmos-2": "Kosmos2Config",
     "siglip": "SiglipConfig", "siglip_vision_model": "SiglipVisionConfig", "siglip_text_model": "SiglipTextConfig",
+    "mllama": "MllamaConfig", "mllama_vision_model": "MllamaVisionConfig", "mllama_text_model": "MllamaTextConfig",
     "metaclip_2": "MetaClip2Config", "metaclip_2_vision_model": "MetaClip2VisionConfig", "metaclip_2_text_model": "MetaClip2TextConfig",
 }  # fmt: skip
 PARTS = {
@@ -223,6 +224,8 @@ OWN_DEFAULTS = {
     "t5": {"num_decoder_layers", "feed_forward_proj", "dense_act_fn", "is_gated_act", "scale_decoder_outputs"},
     "qwen2_vl_text": {"rope_parameters.mrope_section"},
     "sam_vision_model": {"mlp_dim"},  # the class works it out
+    "mllama": {"transformers_version"},  # each writes its own
+    "mllama_text_model": {"rope_parameters.partial_rotary_factor", *SCALING},
     "cohere": {"num_key_value_heads", "rope_parameters.factor"},
     "phi": {"num_key_value_heads", "rope_parameters.factor"},
 }

@@ -42,9 +42,25 @@ def test_published_file(tmp_path: Path) -> None:
     assert llm["position"] == {"type": "position.rope", "theta": 500000.0, "scaling": scaling}
     assert (vision["layers"], vision["image_size"], spec["components"]["whole"]["layers"]) == (32, 560, 8)
     assert spec["inputs"]["pixel_values"] == "image[B, M, 4, 3, 560, 560]?"
-    assert spec["graph"]["edges"] == ["vision.hidden[4, 8, 16, 24, 31] -> levels"]  # behind the layers
     plain = read(tmp_path, ("text_config", "rope_scaling", None))["components"]["llm"]["position"]
     assert plain == {"type": "position.rope", "theta": 500000.0}
+
+
+@pytest.mark.parametrize(
+    ("version", "levels"),
+    [
+        ("4.45.0.dev0", "3, 7, 15, 23, 30"),
+        ("4.54.1", "3, 7, 15, 23, 30"),
+        ("4.55.0", "4, 8, 16, 24, 31"),
+        ("5.23.0", "4, 8, 16, 24, 31"),
+        (None, "4, 8, 16, 24, 31"),
+    ],
+)
+def test_levels_are_those_of_the_release_that_wrote_the_file(version: str | None, levels: str, tmp_path: Path) -> None:
+    """Published files are of 4.45: states in front of their layers, for which the weights were trained."""
+    config = PUBLISHED | ({} if version is None else {"transformers_version": version})
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert import_config(tmp_path / "config.json").spec["graph"]["edges"] == [f"vision.hidden[{levels}] -> levels"]
 
 
 @pytest.mark.parametrize(

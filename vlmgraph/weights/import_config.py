@@ -24,7 +24,7 @@ configuration class:
     needs       = [keys]                          # may not be null
     tokens      = [tokens]                        # of a family: their ids are those of the tokenizer's file
     [[when]]    key, is, set                      # more of the same where a key has that value; `is = "null"` for an absent one, "{key}"
-                                                # for the value of another
+                                                # for the value of another; or key, before, set: where it is of an older release
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from typing import Any
 from ..diagnostics import Collector, Diagnostic, DiagnosticError, Label, Span
 from ..diagnostics import codes as C
 from .json_io import read_json
-from .made import MADE
+from .made import MADE, older
 
 try:
     import tomllib
@@ -261,7 +261,8 @@ class _Import:
             for path in [paths] if isinstance(paths, str) else paths:
                 self.put(here + path if path.startswith(".") else path, value)
         for case in table.get("when", []):
-            if _word(scope.get(case["key"])) == _word(self.fill(case["is"], scope)):
+            value = scope.get(case["key"])
+            if older(value, case["before"]) if "before" in case else _word(value) == _word(self.fill(case["is"], scope)):
                 for path, value in case["set"].items():
                     self.put(here + path if path.startswith(".") else path, self.fill(value, scope))
 

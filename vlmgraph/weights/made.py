@@ -48,6 +48,12 @@ def ones(flags: list[int]) -> list[int]:
     return [place for place, flag in enumerate(flags) if flag]
 
 
+def older(version: Any, than: str) -> bool:
+    """Whether a release, `4.45.0.dev0`, comes before another, by its whole numbers."""
+    numbers = [[int(part) for part in str(text).split(".") if part.isdigit()] for text in (version, than)]
+    return numbers[0] < numbers[1]
+
+
 MADE: dict[str, Callable[[Any], Any]] = {
     "halvings": lambda levels: 2 ** (len(levels) - 1),
     "cycle": cycle,
