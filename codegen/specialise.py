@@ -64,6 +64,8 @@ class Specializer(Looper):
         if old is None:
             self.calls[id(module)] = {k: joined_value(k, None, v) for k, v in whole.items()}
             return
+        # what a `**` parameter collects is named by no signature: left out where another call gives it
+        self.missing[id(module)] |= (old.keys() ^ whole.keys()) - set(names)
         for key in {**old, **whole}:
             old[key] = joined_value(key, old.get(key, Known(None)), whole.get(key, Known(None)))
 
