@@ -32,6 +32,10 @@ CASES = {
         ["x -> a", "a.hidden[0, 1] -> b -> op.add -> y", "mask -> a.mask", "z -> op.normalize"],
         {"a": STACK, "b": {"type": "connector.linear", "out": 8, "per": "level"}},
     ),
+    "reused": spec(  # one component that reads media in one place and none in another
+        ["x -> first -> second -> y", "z -> second.media", "mask -> first.mask"], {"a": {**STACK, "cross": "attention.cross"}},
+        nodes={"first": {"uses": "a"}, "second": {"uses": "a"}},
+    ),
     "loss": spec(
         ["x -> a -> h -> y"], {"a": STACK, "h": {"type": "head.linear", "out": 5}}, inputs=LABELS, outputs={"y": "logits[B, N, 5]"},
         programs={"forward": {"outputs": ["lm.per_sample", "lm"]}},
