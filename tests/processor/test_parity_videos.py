@@ -130,7 +130,7 @@ def test_tokens_that_stay(merge: int) -> None:
     """The reference's mask of several videos at once, one of a single frame; pixels that move by a little, by a lot, not at all."""
     mask = theirs(LLAMA, "_get_compression_mask")
     rng = np.random.default_rng(5)
-    table = Frames(temporal=1, merge=merge, prune=Prune())
+    table = Frames(temporal=1, merge=merge, prune=Prune(), also={"kept": "keep"})
     rows, grids, ours = [], [], []
     for t, h, w in ((6, 4, 8), (1, 4, 4), (4, 8, 4)):
         still = rng.random((1, 3, 14 * h, 14 * w), dtype=np.float32)

@@ -19,7 +19,7 @@ from vlmgraph.processor.native import patches, sample_times
 from vlmgraph.processor.published import overlaid
 from vlmgraph.processor.videos import changed
 
-TABLE = Frames(temporal=1, prune=Prune(), stats="siglip")
+TABLE = Frames(temporal=1, prune=Prune(), stats="siglip", also={"kept": "keep"})
 
 
 def photo(height: int, width: int, seed: int = 0) -> PIL.Image.Image:
@@ -128,6 +128,24 @@ def test_counts_without_a_template() -> None:
     own = build_processor({"v": table, "t": text}, {"<v>": 300}, lambda node, inputs: [int(g.prod()) // 4 for g in inputs["g"]], vocab=400)
     out = own(t="a <v> b", v=[[photo(392, 392)] * 3])
     assert (out["t"] == 300).sum() == out["k"].sum() == 196 + 2
+
+
+def test_what_stays_has_to_go_somewhere() -> None:
+    with pytest.raises(DiagnosticError, match=r"prune.*keep"):
+        build_processor({"v": {"type": "processor.frames", "prune": {}}}, {}, {})
+
+
+def test_fixed_tokens_of_a_video_are_dealt_out() -> None:
+    """A node that makes twelve tokens of a video, whatever its size: four for each of three steps."""
+    place = {"<v>": {"node": 12, "of": "v", "expand": {"part": "{seconds}{tokens}", "join": ";"}}}
+    own = build_processor(
+        {"v": {"type": "processor.frames", "temporal": 1, "fps": 1}, "t": {"type": "processor.text", "place": place}},
+        {"<v>": 300},
+        {},
+        vocab=400,
+    )
+    out = own(t="<v>", v=[[photo(28, 28)] * 3])["t"][0].tolist()
+    assert [i == 300 for i in out] == [False] * 3 + [True] * 4 + ([False] * 4 + [True] * 4) * 2
 
 
 # ---- frames by time

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .config import Native, Positive, Rate
 
@@ -44,3 +44,9 @@ class Frames(Native, name="processor.frames"):
     """Of one video, after merging; the resolution of the frames adapts to it. None: as many as the frames have."""
     prune: Prune | None = None
     """Which tokens of a video of several steps are left out; none where it is not said."""
+
+    @model_validator(mode="after")
+    def _kept(self) -> Frames:
+        if self.prune is not None and "keep" not in self.also.values():
+            raise ValueError('prune: the model has to be told which tokens stay: also = { INPUT = "keep" }')
+        return self

@@ -47,7 +47,8 @@ def packed_videos(name: str, config: Frames, items: Sequence[Any], groups: Seque
         seconds.append(config.temporal / video.fps)
         kept.append(stays.ravel())
         said = tuple({"seconds": f"{time:.1f}"} for time in video.times[:: config.temporal])
-        layouts.append(Layout((said,), whole=False, counts=tuple(int(n) for n in stays.sum(axis=1))))
+        counts = () if config.prune is None else tuple(int(n) for n in stays.sum(axis=1))
+        layouts.append(Layout((said,), whole=False, counts=counts))
     given = {
         "grid": np.array(grids, dtype=np.int64).reshape(-1, 3), "merges": np.full(len(grids), config.merge, dtype=np.int64),
         "seconds": np.array(seconds, dtype=np.float32), "keep": np.concatenate(kept),
