@@ -232,6 +232,39 @@ def test_stages() -> None:
     assert [(e.longest, e.quarters) for e in entry.values()] == [(384, False), (980, False), (980, True)]
 
 
+@pytest.mark.slow
+def test_learns_digits_of_any_aspect_ratio() -> None:
+    """Four digits, each stretched to a size of its own and padded: words for them are learnt from 540 pictures, asked of 180 others."""
+    data = pytest.importorskip("sklearn.datasets").load_digits(n_class=4)
+    source = torch.Generator().manual_seed(0)
+    order = torch.randperm(len(data.target), generator=source)
+    shapes, names = torch.tensor(data.images, dtype=torch.float32)[order, None] / 8 - 1, torch.tensor(data.target)[order]
+
+    def batch(chosen: Tensor) -> dict[str, Tensor]:
+        images, mask = torch.zeros(len(chosen), 1, 3, 56, 56), torch.zeros(len(chosen), 1, 56, 56, dtype=torch.long)
+        for i, one in enumerate(chosen.tolist()):
+            height, width = torch.randint(40, 57, (2,), generator=source).tolist()
+            images[i, 0, :, :height, :width] = torch.nn.functional.interpolate(shapes[one, None], (height, width), mode="bilinear")
+            mask[i, 0, :height, :width] = 1
+        ids = torch.tensor([[1, AROUND, *[IMAGE] * N, AROUND, 50, 0]] * len(chosen))
+        ids[:, -1] = 200 + names[chosen]
+        return {"pixel_values": images, "pixel_attention_mask": mask, "input_ids": ids}
+
+    model = fresh("idefics2")
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    for _ in range(250):
+        inputs = batch(torch.randint(540, (16,), generator=source))
+        logits = model(**{**inputs, "input_ids": inputs["input_ids"][:, :-1]})["logits"][:, -1]
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(logits, inputs["input_ids"][:, -1]).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    with torch.no_grad():
+        inputs = batch(torch.arange(540, 720))
+        logits = model(**{**inputs, "input_ids": inputs["input_ids"][:, :-1]})["logits"][:, -1]
+    assert (logits.argmax(-1) == inputs["input_ids"][:, -1]).float().mean() > 0.7
+
+
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
