@@ -66,31 +66,6 @@ def test_llama():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("scaling", ["linear", "llama3"])
-def test_rope_scaling(scaling):
-    rope = {"rope_type": scaling, "factor": 4.0, "rope_theta": 500.0}
-    table = {"rule": scaling, "factor": 4.0}
-    if scaling == "llama3":
-        rope |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
-        table |= {"low": 1.0, "high": 4.0, "original": 32}
-    config = transformers.LlamaConfig(
-        vocab_size=40,
-        hidden_size=64,
-        intermediate_size=36,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        rope_parameters=rope,
-        max_position_embeddings=128,
-    )
-    theirs = shake(transformers.LlamaModel(config))
-    position = {"type": "position.rope", "theta": 500.0, "scaling": table}
-    ours = DecoderTransformer(layers=1, width=64, heads=2, mlp=36, norm_eps=1e-6, position=position).build()
-    fill(ours, {k: v for k, v in theirs.state_dict().items() if "embed" not in k}, LLAMA)
-    x = torch.randn(1, 70, 64)
-    close(ours(x), theirs(inputs_embeds=x).last_hidden_state)
-
-
-@torch.no_grad()
 def test_opt():
     config = transformers.OPTConfig(
         vocab_size=40,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from .rope_scaling import RULES, dynamic, ramped, rescaled, slowed
 
 Rotation = tuple[Tensor, Tensor]
 """cos and sin, [B, N, d] each; d may be smaller than the head: the rest of the head is not rotated."""
@@ -16,9 +18,11 @@ def frequencies(dim: int, theta: float, device: torch.device) -> Tensor:
     return 1.0 / theta ** (torch.arange(0, dim, 2, dtype=torch.int64, device=device).float() / dim)
 
 
-def rotation(angles: Tensor, interleaved: bool = False) -> Rotation:
-    """Angles [..., d / 2] of the pairs → cos and sin [..., d]: pairs are (i, i + d / 2), or (2i, 2i + 1) if interleaved."""
+def rotation(angles: Tensor, interleaved: bool = False, scale: float = 1.0) -> Rotation:
+    """Angles [..., d / 2] of the pairs → cos and sin [..., d], times `scale`: pairs are (i, i + d / 2), or (2i, 2i + 1) if interleaved."""
     angles = angles.repeat_interleave(2, -1) if interleaved else torch.cat([angles, angles], dim=-1)
+    if scale != 1.0:
+        return angles.cos() * scale, angles.sin() * scale
     return angles.cos(), angles.sin()
 
 
@@ -38,8 +42,8 @@ def rotate(x: Tensor, rope: Rotation, interleaved: bool = False) -> Tensor:
 class RoPE(nn.Module):
     """Positions [B, N] → rotation of the first `dim` values of every head.
 
-    scaling: None; "linear" (positions / factor); "llama3" (long wavelengths slowed down by `factor`, short ones kept, the ones
-    between blended; Llama 3.1, arXiv 2407.21783).
+    `scaling` says how contexts beyond the `original` length are reached (`rope_scaling.py`): None, "linear", "dynamic", "llama3", "yarn" or
+    "longrope". What depends on the length of a call follows its largest position. `attention` is a factor on queries and keys alike.
     """
 
     def __init__(
@@ -52,33 +56,43 @@ class RoPE(nn.Module):
         low: float = 1.0,
         high: float = 4.0,
         original: int = 8192,
+        attention: float = 1.0,
+        short: tuple[float, ...] = (),
+        long: tuple[float, ...] = (),
     ) -> None:
         super().__init__()
-        if scaling not in (None, "linear", "llama3"):
-            raise ValueError(f"there is no rope scaling {scaling!r}; there are linear and llama3")
-        self.dim, self.theta, self.interleaved = dim, theta, interleaved
+        if scaling not in (None, *RULES):
+            raise ValueError(f"there is no rope scaling {scaling!r}; there are {', '.join(RULES)}")
+        if scaling == "longrope" and not len(short) == len(long) == dim // 2:
+            raise ValueError(f"longrope needs a factor for each of the {dim // 2} pairs, not {len(short)} and {len(long)}")
+        self.dim, self.theta, self.interleaved, self.attention = dim, theta, interleaved, attention
         self.scaling, self.factor, self.low, self.high, self.original = scaling, factor, low, high, original
+        self.short, self.long = tuple(short), tuple(long)
 
     def angles(self, positions: Tensor) -> Tensor:
         """[..., N] → [..., N, dim / 2]."""
         inverse = frequencies(self.dim, self.theta, positions.device)
         if self.scaling == "linear":
             inverse = inverse / self.factor
+        elif self.scaling == "dynamic":
+            inverse = dynamic(self.dim, self.theta, self.factor, self.original, positions)
         elif self.scaling == "llama3":
-            turns = self.original * inverse / (2 * math.pi)  # rotations within the original context
-            blend = ((turns - self.low) / (self.high - self.low)).clamp(0, 1)
-            inverse = inverse * (blend + (1 - blend) / self.factor)
+            inverse = slowed(inverse, self.factor, self.low, self.high, self.original)
+        elif self.scaling == "yarn":
+            inverse = ramped(inverse, self.factor, self.low, self.high)
+        elif self.scaling == "longrope":
+            inverse = rescaled(inverse, self.short, self.long, self.original, positions)
         return positions[..., None].float() * inverse
 
     def forward(self, positions: Tensor) -> Rotation:
-        return rotation(self.angles(positions), self.interleaved)
+        return rotation(self.angles(positions), self.interleaved, self.attention)
 
 
 class MRoPE(RoPE):
     """Three positions a token: frequencies are dealt out to time, height and width (Qwen2-VL, arXiv 2409.12191, section 2.1)."""
 
-    def __init__(self, dim: int, sections: tuple[int, ...], theta: float = 10000.0) -> None:
-        super().__init__(dim, theta)
+    def __init__(self, dim: int, sections: tuple[int, ...], theta: float = 10000.0, **scaling: Any) -> None:
+        super().__init__(dim, theta, **scaling)
         if 2 * sum(sections) != dim:
             raise ValueError(f"sections {list(sections)} add up to {sum(sections)}, not to half of {dim}")
         self.sections = tuple(sections)
@@ -88,7 +102,7 @@ class MRoPE(RoPE):
         if positions.dim() == 2:
             return super().forward(positions)
         angles = self.angles(positions).split(self.sections, dim=-1)
-        return rotation(torch.cat([part[i] for i, part in enumerate(angles)], dim=-1))
+        return rotation(torch.cat([part[i] for i, part in enumerate(angles)], dim=-1), scale=self.attention)
 
 
 class RoPE2D(nn.Module):

@@ -6,7 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from ..base import Config, Layer
+from ..base import Layer
+from .rope_scaling import Scaling
 
 
 class Position(Layer):
@@ -57,16 +58,6 @@ class Fractional(Position, name="position.fractional"):
         return {"": (self.side or 0) ** 2 * (self.width or 0)}
 
 
-class Scaling(Config):
-    """How rotary positions beyond the trained ones are brought back."""
-
-    rule: Literal["linear", "llama3"] = Field(description="all positions divided by `factor`, or long wavelengths only")
-    factor: float = Field(gt=0, description="how many times longer")
-    low: float = Field(1.0, gt=0, description="llama3: turns in the old context below which a frequency is slowed down fully")
-    high: float = Field(4.0, gt=0, description="llama3: turns in the old context above which it is kept")
-    original: int = Field(8192, ge=1, description="llama3: length of the old context")
-
-
 class Rotary(Position, name="position.rope"):
     """Rotary position embedding (arXiv 2104.09864)."""
 
@@ -85,6 +76,8 @@ class Rotary(Position, name="position.rope"):
             raise ValueError(f"dims: a head has {self.head_dim} values, not {self.dim}")
         if self.head_dim is not None and self.dim % 2:
             raise ValueError(f"{self.dim} of {self.head_dim} values of a head are turned: rotary pairs need an even number")
+        if self.head_dim is not None and self.scaling is not None:
+            self.scaling.check(self.dim, self.theta)
         return self
 
     @property
@@ -92,11 +85,7 @@ class Rotary(Position, name="position.rope"):
         return self.dims if self.dims is not None else int((self.head_dim or 0) * self.fraction)
 
     def arguments(self) -> dict[str, Any]:
-        scaling = (
-            {}
-            if self.scaling is None
-            else {k: v for k, v in self.scaling.arguments().items() if k != "rule"} | {"scaling": self.scaling.rule}
-        )
+        scaling = {} if self.scaling is None else self.scaling.resolved(self.dim, self.theta)
         return {"dim": self.dim, "theta": self.theta, "interleaved": self.interleaved, **scaling}
 
 
@@ -105,6 +94,7 @@ class MultimodalRotary(Position, name="position.mrope"):
 
     theta: float = Field(10000.0, gt=0, description="base of the wavelengths")
     sections: tuple[int, ...] = Field(min_length=3, max_length=3, description="pairs of a head for time, height and width")
+    scaling: Scaling | None = Field(None, description="longer contexts than trained")
     head_dim: int | None = Field(None, ge=1, description="width of a head; the stack's")
     fills = "rope"
     rank = 3
@@ -115,10 +105,13 @@ class MultimodalRotary(Position, name="position.mrope"):
         if self.head_dim is not None and 2 * sum(self.sections) != self.head_dim:
             found = f"sections {list(self.sections)} add up to {sum(self.sections)} pairs"
             raise ValueError(f"{found}, but a head of {self.head_dim} has {self.head_dim // 2}")
+        if self.head_dim is not None and self.scaling is not None:
+            self.scaling.check(self.head_dim, self.theta)
         return self
 
     def arguments(self) -> dict[str, Any]:
-        return {"dim": self.head_dim, "sections": self.sections, "theta": self.theta}
+        scaling = {} if self.scaling is None else self.scaling.resolved(self.head_dim or 0, self.theta)
+        return {"dim": self.head_dim, "sections": self.sections, "theta": self.theta, **scaling}
 
 
 class Rotary2D(Position, name="position.rope_2d"):
