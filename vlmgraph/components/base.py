@@ -90,6 +90,10 @@ class Config(BaseModel, metaclass=Named):
     def total(self) -> int:
         return sum(self.parameters().values())
 
+    def active(self) -> dict[str, int]:
+        """Of the parameters those that take part for a token: all but the experts that a router leaves out."""
+        return self.parameters()
+
     @classmethod
     def foreign(cls) -> bool:
         """Whether another package provides this: what its code raises is a finding for its user, and no fault of this one."""

@@ -375,6 +375,12 @@ class StackConfig(Component):
             add("final_norm", self.norm_of().total())
         return counts
 
+    def active(self) -> dict[str, int]:
+        counts = self.parameters()
+        for kind, config in self.variants.items():
+            counts["mlp.experts"] = counts.get("mlp.experts", 0) - self.sequence.count(kind) * getattr(config.one["mlp"], "idle", 0)
+        return {part: count for part, count in counts.items() if count}
+
     def flops(self, dims: Mapping[str, Dim]) -> Dim:
         """Blocks only, every query over every key; cross-attention where media are fed."""
         return dims["B"] * self.stack_flops(dims["N"], dims) if "B" in dims and "N" in dims else Dim()

@@ -151,7 +151,8 @@ def places(spec: Spec, wiring: Wiring, tables: Mapping[str, Any]) -> None:
     }
     expect = table(spec.data, "expect")
     paths |= {f"expect:{name}": ("expect", name) for name in expect}
-    paths |= {f"expect:params.{name}": ("expect", "params", name) for name in table(expect, "params")}
+    for what in ("params", "active_params"):
+        paths |= {f"expect:{what}.{name}": ("expect", what, name) for name in table(expect, what)}
     for key, path in paths.items():
         label = spec.label(path, "", "value" if key.startswith(("expect:", "field:")) else "key")
         if label:

@@ -24,25 +24,20 @@ class Expect(Pass):
     def run(self, graph: Graph, found: Collector) -> Graph:
         if found.failed:
             return graph
-        try:
-            counts = count_parameters(graph)
-        except Uncounted as error:
-            found.add(fault(graph.components[error.id], error.cause, graph.labels.get(f"component:{error.id}")))
-            return graph
-        for name, wanted in expected_parameters(graph.expect).items():
-            have = parameters_of(graph, counts, name)
-            label = graph.labels.get(f"expect:params.{name}") or graph.labels.get("expect:params")
-            if have is None:
-                found.add(Diagnostic(C.EXPECT_PARAMS, f"[expect] params: {name!r} addresses nothing", label))
-            elif have != wanted:
-                found.add(
-                    Diagnostic(
-                        C.EXPECT_PARAMS,
-                        f"{name} has {have:,} parameters, {wanted:,} are expected",
-                        label,
-                        notes=(f"difference {have - wanted:+,}",),
-                    )
-                )
+        for table, what in (("params", "parameters"), ("active_params", "parameters that take part for a token")):
+            try:
+                counts = count_parameters(graph, active=table == "active_params")
+            except Uncounted as error:
+                found.add(fault(graph.components[error.id], error.cause, graph.labels.get(f"component:{error.id}")))
+                return graph
+            for name, wanted in expected_parameters(graph.expect, table).items():
+                have = parameters_of(graph, counts, name)
+                label = graph.labels.get(f"expect:{table}.{name}") or graph.labels.get(f"expect:{table}")
+                if have is None:
+                    found.add(Diagnostic(C.EXPECT_PARAMS, f"[expect] {table}: {name!r} addresses nothing", label))
+                elif have != wanted:
+                    text = f"{name} has {have:,} {what}, {wanted:,} are expected"
+                    found.add(Diagnostic(C.EXPECT_PARAMS, text, label, notes=(f"difference {have - wanted:+,}",)))
         check_tokens(graph, found)
         return graph
 
@@ -55,19 +50,22 @@ class Uncounted(Exception):
         super().__init__(f"{id}: {cause}")
 
 
-def expected_parameters(expect: Mapping[str, Any]) -> dict[str, int]:
-    params = expect.get("params", {})
+def expected_parameters(expect: Mapping[str, Any], table: str = "params") -> dict[str, int]:
+    params = expect.get(table, {})
     if isinstance(params, int):
         return {"total": params}
     return {k: v for k, v in params.items() if isinstance(v, int)} if isinstance(params, Mapping) else {}
 
 
-def count_parameters(graph: Graph) -> dict[str, dict[str, int]]:
-    """Component id → part → parameters; what is tied counts once, where it is the right side of its tie."""
+def count_parameters(graph: Graph, active: bool = False) -> dict[str, dict[str, int]]:
+    """Component id → part → parameters, or those that take part for a token.
+
+    What is tied counts once, where it is the right side of its tie.
+    """
     counts: dict[str, dict[str, int]] = {}
     for id, config in graph.components.items():
         try:
-            counts[id] = dict(config.parameters())
+            counts[id] = dict(config.active() if active else config.parameters())
         except Exception as error:
             if not config.foreign():
                 raise

@@ -29,6 +29,8 @@ class Part:
     parts: dict[str, int]
     used: bool
     """Whether a node of the graph uses it."""
+    idle: int = 0
+    """Of its parameters those that do not take part for a token."""
 
     @property
     def total(self) -> int:
@@ -69,6 +71,11 @@ class Report:
     def total(self) -> int:
         return sum(part.total for part in self.parts if part.used)
 
+    @property
+    def active(self) -> int:
+        """Parameters that take part for a token."""
+        return sum(part.total - part.idle for part in self.parts if part.used)
+
     def json(self) -> dict[str, Any]:
         """Stable keys; sizes in bytes, counts as integers."""
         return {
@@ -78,6 +85,7 @@ class Report:
             "dims": self.dims,
             "parameters": {
                 "total": self.total,
+                "active": self.active,
                 "bytes": self.total * BYTES[self.dtype],
                 "components": [
                     {"id": p.id, "kind": p.kind, "role": p.role, "total": p.total, "parts": p.parts, "used": p.used} for p in self.parts
@@ -114,7 +122,11 @@ def report(
     used = {node.component for node in graph.nodes if node.op == CALL} | {
         node.component for objective in graph.objectives.values() for node in objective.nodes if node.op == CALL
     }
-    parts = tuple(Part(id, config.kind, config.role, counts[id], id in used) for id, config in graph.components.items())
+    active = {id: sum(own.values()) for id, own in count_parameters(graph, active=True).items()}
+    parts = tuple(
+        Part(id, config.kind, config.role, counts[id], id in used, sum(counts[id].values()) - active[id])
+        for id, config in graph.components.items()
+    )
     tokens = visual_dims(graph)
     at = _dims(graph, tokens, dict(dims or {}), images[:1] or ((1024, 768),), processor or {})
     programs = tuple(cost for name in graph.programs if (cost := program_cost(graph, name, at, dtype)))
@@ -182,6 +194,9 @@ def _expected(
 ) -> list[Expected]:
     """Published numbers beside derived ones. `visual_tokens` may be a table by size, HEIGHTxWIDTH, where the processor keeps the size."""
     rows = [Expected(name, wanted, parameters_of(graph, counts, name)) for name, wanted in expected_parameters(graph.expect).items()]
+    if active := expected_parameters(graph.expect, "active_params"):
+        used = count_parameters(graph, active=True)
+        rows += [Expected(f"{name}, for a token", wanted, parameters_of(graph, used, name)) for name, wanted in active.items()]
     wanted = graph.expect.get("visual_tokens")
     if isinstance(wanted, int):
         have = [dim.constant for dim in tokens.values()]

@@ -51,6 +51,8 @@ def _parts(report: Report) -> Table:
                 if count:
                     table.add_row(f"[dim]  {part.id}.{name}[/]", "", f"[dim]{count:,}[/]", "")
     table.add_row("[bold]total[/]", "", f"[bold]{report.total:,}[/]", "")
+    if report.active != report.total:
+        table.add_row("for a token", "", f"{report.active:,}", f"{100 * report.active / report.total:.1f} %")
     return table
 
 

@@ -84,6 +84,11 @@ class MixtureOfExperts(Layer, name="mlp.moe"):
         experts = self.experts * sum(self.one.parameters().values())
         return {"router": (self.width or 0) * self.experts, "experts": experts, **counted("shared", self.common)}
 
+    @property
+    def idle(self) -> int:
+        """Parameters of the experts that do not run for a token."""
+        return (self.experts - self.top_k) * self.one.total()  # type: ignore[no-any-return]
+
     def flops(self, dims: Mapping[str, Dim]) -> Dim:
         """Of the experts that run."""
         routed = dims["N"] * (2 * (self.width or 0) * self.experts) + self.one.flops(dims) * self.top_k
