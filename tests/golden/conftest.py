@@ -43,6 +43,9 @@ class Held:
     def load(self) -> Tensor:
         return self.value
 
+    def read(self) -> Tensor:
+        return self.value
+
 
 @dataclass(frozen=True)
 class Vectors:
