@@ -254,6 +254,13 @@ def test_decoding() -> None:
     model, inputs = lively(NAME), given(rows=2)
     out = model.generate(**inputs, max_new_tokens=4)
     assert torch.equal(out, model.generate(**inputs, max_new_tokens=4, use_cache=False))
+    made: list[int] = []
+    block = model.llm.inserts["cross"]["1"].cross
+    handles = [getattr(block, side).register_forward_hook(lambda _, args, __: made.append(args[0].shape[1])) for side in ("k", "v")]
+    assert torch.equal(out, model.generate(**inputs, max_new_tokens=4))
+    for handle in handles:
+        handle.remove()
+    assert made == [2 * 20] * 2, "keys and values of media are made once"
     seen = inputs["cross_attention_mask"]
     grown = {**inputs, "cross_attention_mask": torch.cat([seen, seen[:, -1:]], 1), "input_ids": out[:, :11]}
     assert torch.equal(logits(**grown)[:, -1].argmax(-1), out[:, 11])

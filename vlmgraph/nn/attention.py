@@ -162,9 +162,16 @@ class CrossAttention(Attention):
     ) -> None:
         super().__init__(width, heads, kv_heads, head_dim, bias, q_norm, k_norm, scale=scale, d_keys=d_media)
 
-    def forward(self, x: Tensor, media: Tensor, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        """mask [B, M] or [B, N, M], True = may attend."""
-        q, k, v = self.project(x, media)
+    def forward(  # type: ignore[override]
+        self, x: Tensor, media: Tensor, mask: Tensor | None = None, cache: LayerCache | None = None
+    ) -> Tensor:
+        """mask [B, M] or [B, N, M], True = may attend. A cache holds the keys and values of the first media that it sees."""
+        if cache is not None and cache.k is not None and cache.v is not None:
+            q, k, v = self.heads_of(self.q(x), self.q_norm), cache.k, cache.v
+        else:
+            q, k, v = self.project(x, media)
+        if cache is not None:
+            cache.k, cache.v = k, v
         if mask is None:
             return self.out(self.attend(q, k, v, None))
         mask = mask.bool()

@@ -152,13 +152,13 @@ class CrossAttentionBlock(nn.Module):
         self.gates = nn.ModuleDict(gates or {})
         self.mask_mlp, self.open_rows = mask_mlp, open_rows
 
-    def forward(self, x: Tensor, media: Tensor | None = None, media_mask: Tensor | None = None) -> Tensor:
-        """media [B, M, d_media]; media_mask [B, M] or [B, N, M], True = may attend."""
+    def forward(self, x: Tensor, media: Tensor | None = None, media_mask: Tensor | None = None, cache: LayerCache | None = None) -> Tensor:
+        """media [B, M, d_media]; media_mask [B, M] or [B, N, M], True = may attend; the cache is of the media."""
         if media is not None:
             seen = media_mask
             if self.open_rows and media_mask is not None:
                 seen = media_mask.bool() | ~media_mask.bool().any(-1, keepdim=True)
-            y = self.gated("cross", self.cross(self.norms["cross"](x), media, seen))
+            y = self.gated("cross", self.cross(self.norms["cross"](x), media, seen, cache))
             if not self.open_rows and media_mask is not None and media_mask.dim() == 3:
                 y = y * media_mask.bool().any(-1, keepdim=True).to(y.dtype)  # the output projection may have a bias
             x = x + y

@@ -27,10 +27,14 @@ class LayerCache:
 
 
 class KVCache:
-    """One `LayerCache` a layer, made when first asked for, and the padding mask of the past tokens."""
+    """One `LayerCache` a layer, made when first asked for, and the padding mask of the past tokens.
+
+    `media` are those of inserted blocks, by group and layer: keys and values of media are made once and stay.
+    """
 
     def __init__(self) -> None:
         self.layers: list[LayerCache] = []
+        self.media: dict[str, LayerCache] = {}
         self.mask: Tensor | None = None
 
     def __getitem__(self, layer: int) -> LayerCache:
@@ -59,7 +63,7 @@ class KVCache:
 
     def reorder(self, rows: Tensor) -> None:
         """Keep the batch rows `rows` [B'], repeated where beams split."""
-        for layer in self.layers:
+        for layer in (*self.layers, *self.media.values()):
             if layer.k is not None and layer.v is not None:
                 layer.k, layer.v = layer.k[rows], layer.v[rows]
             if layer.state is not None:

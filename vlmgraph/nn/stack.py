@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .cache import KVCache
+from .block import CrossAttentionBlock
+from .cache import KVCache, LayerCache
 from .mask import attention_mask, safe, with_bias
 from .rope import Rotation, grid_places
 
@@ -102,9 +103,9 @@ class Stack(nn.Module):
         cross, cross_mask = media.get(self.cross_port), media.get(f"{self.cross_port}_mask")
         last = max(taps) if until else len(self.layers)
         for i, layer in enumerate(self.layers[:last]):
-            x = self.insert("before", i, x, media)
+            x = self.insert("before", i, x, media, cache)
             x = layer(x, masks[self.rules[i]], rope, modality, cache[i] if cache is not None else None, cross, cross_mask, routes)
-            x = self.insert("after", i, x, media)
+            x = self.insert("after", i, x, media, cache)
             if i + 1 in taps:
                 kept[f"hidden.{i + 1}"] = x
         if not until:
@@ -119,12 +120,16 @@ class Stack(nn.Module):
         """What enters the first layer: the tokens with their position added, if any is."""
         return x if self.position is None else x + self.position(positions).to(x.dtype)
 
-    def insert(self, at: str, index: int, x: Tensor, media: Mapping[str, Tensor | None]) -> Tensor:
+    def insert(self, at: str, index: int, x: Tensor, media: Mapping[str, Tensor | None], cache: KVCache | None) -> Tensor:
         """x through the blocks that stand at this side of a layer."""
-        for group in self.inserts.values():
+        for name, group in self.inserts.items():
             assert isinstance(group, Insert)
             if group.at == at and str(index) in group:
-                x = group[str(index)](x, media.get(group.port), media.get(f"{group.port}_mask"))
+                block, own, mask = group[str(index)], media.get(group.port), media.get(f"{group.port}_mask")
+                if cache is not None and isinstance(block, CrossAttentionBlock):
+                    x = block(x, own, mask, cache.media.setdefault(f"{name}.{index}", LayerCache()))
+                else:
+                    x = block(x, own, mask)
         return x
 
     def positions(self, count: int, past: int, padding: Tensor | None, device: torch.device) -> Tensor:
