@@ -18,18 +18,19 @@ from tests.architectures.common import (
     graph,
     lively,
     loss_of,
-    measured,
     meta,
     next_token_loss,
     noise,
     processor,
     published,
     random_ids,
+    spec,
     trains,
 )  # fmt: skip
 from vlmgraph.diagnostics import DiagnosticError
 from vlmgraph.ir.dims import Dim, Symbol
 from vlmgraph.passes.expect import token_dims, visual_tokens
+from vlmgraph.report.measure import report
 
 SIZES = {"large": (1024, 8, 2816), "huge": (1536, 12, 4096), "1b": (2048, 16, 5632), "3b": (3072, 24, 8192)}
 
@@ -70,6 +71,10 @@ def test_published_dual_encoder() -> None:
 def test_native_resolution_has_no_table() -> None:
     counts = published("aimv2", None, "native")
     assert counts["total"] == 309_197_824 - 256 * 1024
+    for size in (None, "tiny"):
+        own = report(graph("aimv2", size, "native"), processor=spec("aimv2", size, "native").data["processor"])
+        tokens = [row for row in own.expected if row.what.startswith("visual_tokens")]
+        assert len(tokens) == 3 and all(row.expected == row.actual for row in tokens)
     [count] = token_dims(graph("aimv2", None, "native")).values()
     sizes = [(224, 224, 256), (448, 448, 1024), (345, 672, 24 * 48)]
     assert all(count.substitute({Symbol("H"): Dim.of(h), Symbol("W"): Dim.of(w)}).constant == wanted for h, w, wanted in sizes)
@@ -265,4 +270,3 @@ def test_text_ends_in_its_token() -> None:
     ids, mask = made["input_ids"], made["attention_mask"]
     assert (ids[:, 0] == 318).all() and ids.shape[1] == 24 and mask[0].sum() == 7 and mask[1].all()
     assert (ids[0, 6:] == 319).all() and ids[1, -1] == 319  # the end token pads too; the first one is read
-    assert measured("aimv2", "tiny", "lit").total

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 
+import PIL.Image
 import pytest
 import torch
 from torch.nn import functional as F
@@ -148,8 +149,6 @@ def test_first_weights() -> None:
 def test_words_tags_and_boxes_are_learned_behind_the_image() -> None:
     """Labels: nothing up to the end of the image, all of the text behind it, tags and location tokens among it."""
     own, model = processor("kosmos-2"), lively("kosmos-2")
-    import PIL.Image
-
     text = own.prompt("ground", phrase="it") + "<object><patch_index_0003><patch_index_0015></object></s>"
     made = own(text, images=PIL.Image.new("RGB", (60, 40)), train=True)
     ids, labels = made["input_ids"][0].tolist(), made["labels"][0].tolist()
@@ -163,6 +162,21 @@ def test_words_tags_and_boxes_are_learned_behind_the_image() -> None:
     assert own.stop == [2]
     names = trains(fresh("kosmos-2"), "ground", given)
     assert {n.partition(".")[0] for n in names} == {"dense", "resampler", "embed", "llm"}  # the head is the table
+
+
+def test_several_images_in_a_text() -> None:
+    """Each in its own places between its tags; the second is seen from its place on."""
+    own, model = processor("kosmos-2"), lively("kosmos-2")
+    pictures = [PIL.Image.new("RGB", (60, 40), colour) for colour in ("red", "blue", "green")]
+    made = own("one<image>two<image>", images=pictures[:2])
+    where = made["image_embeds_position_mask"][0]
+    assert where.sum() == 12 and where[5:11].all() and where[16:22].all()
+    assert made["input_ids"][0, [4, 11, 15, 22]].tolist() == [311, 312, 311, 312]
+    given = {name: torch.from_numpy(value) for name, value in made.items()}
+    other = torch.from_numpy(own("one<image>two<image>", images=[pictures[0], pictures[2]])["pixel_values"])
+    with torch.no_grad():
+        moved = model(**given)["logits"] != model(**{**given, "pixel_values": other})["logits"]
+    assert moved.any(-1)[0].tolist() == [i >= 16 for i in range(23)]
 
 
 def test_images_and_their_places_belong_together(inputs) -> None:

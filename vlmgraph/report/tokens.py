@@ -75,6 +75,12 @@ def picture_sides(graph: Graph, processor: Mapping[str, Any], width: int, height
     for name, table in processor.items():
         if isinstance(table, Mapping) and table.get("type") == "processor.corner" and name in graph.inputs:
             found |= {s.name: table.get("size", 980) for dim in graph.inputs[name].dims[-2:] for s in dim.symbols()}
+        if isinstance(table, Mapping) and table.get("type") == "processor.padded" and name in graph.inputs:
+            from ..processor.config import Padded
+            from ..processor.padded import padded_size
+
+            sides = padded_size(height, width, Padded(**{k: v for k, v in table.items() if k != "type"}))
+            found |= {s.name: n for dim, n in zip(graph.inputs[name].dims[-2:], sides) for s in dim.symbols()}
         if isinstance(table, Mapping) and table.get("type") == "processor.aspect" and name in graph.inputs:
             from ..processor.aspect import kept
             from ..processor.aspect_config import Aspect
