@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --root-u
 JOBS ?= 2
 SPEC ?= specs/cogvlm.toml
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all lint status bench clean
 
 # pip's output is shown only when it fails
 quiet = $(1) > $(VENV)/install.log 2>&1 || { cat $(VENV)/install.log; exit 1; }
@@ -38,6 +38,11 @@ test: lint
 
 test-all: lint
 	@$(BIN)/python -m pytest -n $(JOBS) -q
+
+# every test, and what each proves of which spec: docs/status.md
+status: lint
+	@$(BIN)/python -m pytest -n $(JOBS) -q --status
+	@$(BIN)/python -m tests.status
 
 bench: $(VENV)/.dev
 	@$(BIN)/python -m benchmarks

@@ -17,6 +17,14 @@ os.environ.setdefault(
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update", action="store_true", help="write expected texts of golden tests anew")
+    parser.addoption("--status", action="store_true", help="note in docs/status.json what the tests of this run prove of each spec")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--status"):
+        from tests.status import DOCS, Recorder
+
+        config.pluginmanager.register(Recorder(DOCS / "status.json"))
 
 
 @pytest.fixture
