@@ -18,7 +18,7 @@ from vlmgraph.lower.model import CompiledModel
 from vlmgraph.report import report
 from vlmgraph.report.cost import Cost, program_cost
 
-SPECS = ("clip", "llava-1.5", "cogvlm", "blip-2", "flamingo", "idefics", "qwen2-vl", "janus", "deepseek-vl")
+SPECS = ("clip", "llava-1.5", "cogvlm", "blip-2", "flamingo", "idefics", "qwen2-vl", "janus", "deepseek-vl", "llama-3.2-vision")
 
 
 @cache
@@ -69,6 +69,7 @@ EXACT = [
     ("qwen2-vl", "encode_image"), ("qwen2-vl", "forward"),
     ("janus", "encode_image"), ("janus", "forward"), ("janus", "draw"),
     ("deepseek-vl", "encode_image"), ("deepseek-vl", "forward"),
+    ("llama-3.2-vision", "encode_image"), ("llama-3.2-vision", "forward"),
 ]  # fmt: skip
 
 
