@@ -11,11 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import vlmgraph
 from tests.architectures.common import changed, close, fresh, lively, meta, noise, placed, processor, published, random_ids, trains
 from vlmgraph.diagnostics import DiagnosticError
 from vlmgraph.processor.corner import corner
 from vlmgraph.processor.corner_config import Corner
 from vlmgraph.weights.import_config import import_config
+from vlmgraph.weights.tidy import meaning, tidied
 
 IMAGE, N = 9, 8
 
@@ -272,3 +274,16 @@ def test_queries_of_a_configuration(tmp_path: Path) -> None:
     spec = import_config(file).spec
     assert spec["components"]["projector"]["counts"] == {"100": 12, "400": 30}
     assert spec["components"]["llm"]["mlp"]["top_k"] == 3 == spec["objectives"]["balance"]["top_k"]
+
+
+def test_what_import_writes(tmp_path: Path) -> None:
+    """A spec that checks clean and means the same, though the projector is a block of the spec and no type of its own."""
+    file = tmp_path / "config.json"
+    words = {"moe_topk": 3, "hidden_size": 40, "num_attention_heads": 5, "num_hidden_layers": 2, "vocab_size": 97}
+    tower = {"hidden_size": 24, "num_attention_heads": 3, "image_size": 32, "patch_size": 8}
+    file.write_text(json.dumps({"model_type": "aria", "text_config": words, "vision_config": tower}))
+    long = import_config(file).spec
+    short = tidied(long, tmp_path)
+    assert vlmgraph.check(short) == [] and meaning(short) == meaning(long)
+    assert short["components"]["projector"] == {"width": 24, "heads": 3}
+    assert "preset" not in short["components"]["llm"] and short["components"]["patch_mask"] == {"patch": 8}

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import vlmgraph
 from tests.architectures.common import close, declared_counts, fresh, graph, lively, noise, placed, processor, random_ids, trains
+from vlmgraph.api import elaborate
 from vlmgraph.diagnostics import Collector, DiagnosticError
 from vlmgraph.nn.cache import KVCache
 from vlmgraph.processor.padded_tiles import padded_tiles
@@ -23,6 +24,7 @@ from vlmgraph.weights.import_config import import_config
 from vlmgraph.weights.layouts import read_layout
 from vlmgraph.weights.load import state_tensors
 from vlmgraph.weights.safetensors_io import open_weights
+from vlmgraph.weights.tidy import meaning, tidied
 
 SPEC, IMAGE = "deepseek-vl2", 302
 
@@ -319,3 +321,34 @@ def test_what_is_not_computed_is_refused(tmp_path: Path, part: str, key: str, va
     file.write_text(json.dumps(written))
     with pytest.raises(DiagnosticError, match=key):
         import_config(file)
+
+
+def test_what_import_writes(tmp_path: Path) -> None:
+    """The released configuration of DeepSeek-VL2-Tiny, whose keys of latent attention say nothing: its preset and no number beside it."""
+    file = config(
+        tmp_path, vocab_size=129280, hidden_size=1280, intermediate_size=6848, moe_intermediate_size=896, num_hidden_layers=12,
+        num_attention_heads=10, num_key_value_heads=10, n_routed_experts=64, num_experts_per_tok=6, use_mla=False, kv_lora_rank=None,
+        qk_rope_head_dim=0, qk_nope_head_dim=0, v_head_dim=0, rms_norm_eps=1e-6, rope_theta=1e4, max_position_embeddings=4096,
+    )  # fmt: skip
+    written = json.loads(file.read_text())
+    written |= {"projector_config": {"model_type": "mlp_projector", "n_embed": 1280}, "candidate_resolutions": [[384, 384], [768, 384]]}
+    written["vision_config"] = {
+        "model_type": "vision",
+        "model_name": "siglip_so400m_patch14_384",
+        "layers": 27,
+        "width": 1152,
+        "patch_size": 14,
+    }
+    file.write_text(json.dumps(written))
+    long = import_config(file).spec
+    short = tidied(long, tmp_path)
+    assert vlmgraph.check(short) == [] and meaning(short) == meaning(long)
+    llm = short["components"]["llm"]
+    assert (
+        llm["preset"] == "deepseek-moe-3b" and set(llm) <= {"preset", "pattern", "mlp"} and set(short["components"]) == {"llm", "projector"}
+    )
+    assert published_counts(short) == declared_counts(SPEC, "tiny-published")
+
+
+def published_counts(spec: dict[str, Any]) -> dict[str, int]:
+    return {id: part.total() for id, part in elaborate(vlmgraph.read_spec(spec)).components.items() if part.total()}
