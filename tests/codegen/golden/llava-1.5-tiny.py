@@ -253,7 +253,10 @@ def frequencies(device: torch.device) -> Tensor:
 
 
 class RoPE(nn.Module):
-    """Positions [B, N] → rotation of the first `dim` values of every head."""
+    """Positions [B, N] → rotation of the first `dim` values of every head.
+
+    What depends on the length of a call follows its largest position.
+    """
 
     def forward(self, positions: Tensor) -> Rotation:
         return rotation(positions[..., None].float() * frequencies(positions.device))
