@@ -237,7 +237,26 @@ def flan_t5() -> list[tuple[str, dict[str, Tensor]]]:
     return cases
 
 
+def hybrid() -> list[tuple[str, dict[str, Tensor]]]:
+    """Each picture at two resolutions."""
+    cases = projector(302, 9)
+    for _, given in cases:
+        if "pixel_values" in given:
+            given["high_res_pixel_values"] = noise(len(given["pixel_values"]), 3, 60, 60)
+    return cases
+
+
+def stitched() -> list[tuple[str, dict[str, Tensor]]]:
+    """Views and tiles of two grids."""
+    cases = projector(301, 9)
+    for _, given in cases:
+        if "pixel_values" in given:
+            given |= {"tiles": noise(5, 3, 42, 42), "tile_grid": torch.tensor([[1, 2], [3, 1]])}
+    return [*cases, ("forward", {"coords": noise(2, 1), "input_ids": ids([[5, 302]] * 2, 7)})]
+
+
 CASES |= {
+    "deepseek-vl": hybrid, "moondream@2025": stitched,
     "clip@rn50": lambda: resized(clip(), 48), "blip-2@opt": lambda: projector(319, 7), "blip-2@flan-t5": flan_t5,
     "flamingo@flamingo-3b": lambda: resized(flamingo(), 64), "aimv2": aimv2, "aimv2@lit": clip, "kosmos-2": kosmos,
 }  # fmt: skip

@@ -17,6 +17,7 @@ from vlmgraph import codegen
 
 SPECS = ("clip", "llava-1.5", "cogvlm", "blip-2", "flamingo", "idefics", "qwen2-vl", "janus", "honeybee")
 NAMES = (*SPECS, "videollama-3", "cyclip", "clip@rn50", "blip-2@opt", "blip-2@flan-t5", "flamingo@flamingo-3b")
+NAMES += ("deepseek-vl", "moondream@2025")
 ROOT = Path(__file__).parents[2]
 
 
