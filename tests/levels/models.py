@@ -10,9 +10,9 @@ from torch import Tensor
 
 import vlmgraph
 from tests.architectures.common import enliven
+from vlmgraph.lower.example import example_inputs
 from vlmgraph.lower.model import CompiledModel
 from vlmgraph.processor import Processor
-from vlmgraph.processor.example import example_inputs
 from vlmgraph.processor.model import model_processor
 from vlmgraph.spec import specs_dir
 

@@ -11,9 +11,9 @@ from ..ir.dims import Dim, Symbol
 from ..ir.graph import CALL, Graph
 from ..ir.types import INTEGER_KINDS, Type
 from ..passes.slice import MissingInput, ProgramGraph, slice_program
-from .config import Chat
-from .core import Processor
-from .model import known_sizes, vocabulary_size
+from ..processor.config import Chat
+from ..processor.core import Processor
+from ..processor.model import known_sizes, vocabulary_size
 
 QUESTIONS, ANSWER = ("What is this?", "Which colours are there?"), "A red bird."
 BATCH, COUNT = len(QUESTIONS), 3
