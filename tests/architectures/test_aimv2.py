@@ -3,13 +3,16 @@ alone, at native resolution, and with a text tower."""
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
 import torch
 
+import vlmgraph
 from tests.architectures.common import (
     built,
     changed,
@@ -270,3 +273,44 @@ def test_text_ends_in_its_token() -> None:
     ids, mask = made["input_ids"], made["attention_mask"]
     assert (ids[:, 0] == 318).all() and ids.shape[1] == 24 and mask[0].sum() == 7 and mask[1].all()
     assert (ids[0, 6:] == 319).all() and ids[1, -1] == 319  # the end token pads too; the first one is read
+
+
+def test_first_releases(tmp_path: Path) -> None:
+    """apple/ml-aim's names: q, k and v in one matrix, fc1 under the activation, fc3 beside it, one more dim of the positions; both ways."""
+    pytest.importorskip("transformers", minversion="5.0")
+    from safetensors.torch import load_file, save_file
+
+    from tests.parity.models import models_aimv2
+
+    reference, inputs, _ = models_aimv2.encoder(use_head=False)
+    theirs = reference.state_dict()
+    old = {
+        "preprocessor.patchifier.proj.weight": theirs["embeddings.patch_embed.weight"],
+        "preprocessor.patchifier.proj.bias": theirs["embeddings.patch_embed.bias"],
+        "preprocessor.patchifier.norm.weight": theirs["embeddings.rms_norm.weight"],
+        "preprocessor.pos_embed": theirs["embeddings.position_embedding.weight"][None],
+        "trunk.post_trunk_norm.weight": theirs["rms_norm.weight"],
+    }
+    for i in range(3):
+        own, block = f"encoder.layers.{i}.", f"trunk.blocks.{i}."
+        old[block + "attn.qkv.weight"] = torch.cat([theirs[f"{own}attention.{x}_proj.weight"] for x in "qkv"])
+        names = {"attn.proj": "attention.out_proj", "norm_1": "rms_norm1", "norm_2": "rms_norm2"}
+        names |= {"mlp.fc1": "ffn.gate_proj", "mlp.fc3": "ffn.up_proj", "mlp.fc2": "ffn.down_proj"}
+        old |= {f"{block}{a}.weight": theirs[f"{own}{b}.weight"] for a, b in names.items()}
+    fields = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size", "qkv_bias")
+    config = {
+        "model_type": "aimv2", "architectures": ["AIMv2Model"], "auto_map": {"AutoModel": "modeling_aimv2.AIMv2Model"}, "use_bias": False,
+        "projection_dropout": 0.0, **{name: getattr(reference.config, name) for name in fields},
+    }  # fmt: skip
+    save_file({k: v.contiguous() for k, v in old.items()}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model = vlmgraph.load(tmp_path)
+    with torch.no_grad():
+        close(model(**inputs)["last_hidden_state"], reference(**inputs).last_hidden_state)
+    model.save(tmp_path / "back", format="transformers")
+    back = load_file(tmp_path / "back" / "model.safetensors")
+    assert back.keys() == old.keys() and all(torch.equal(back[k], old[k]) for k in old)
+    for changed_key, value in (("use_bias", True), ("projection_bias", True), ("architectures", ["AIMv2Other"])):
+        (tmp_path / "config.json").write_text(json.dumps({**config, changed_key: value}))
+        with pytest.raises(DiagnosticError, match=changed_key):
+            vlmgraph.load(tmp_path)
