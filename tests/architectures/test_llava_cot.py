@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import vlmgraph
-from tests.architectures.common import fresh, graph, lively, processor
+from tests.architectures.common import fresh, graph, lively, processor, published, trains
 from vlmgraph.components.inference import SectionRetrace, SectionSearch
 from vlmgraph.diagnostics import DiagnosticError
 from vlmgraph.lower.section_search import Reply, answer, section_retrace, section_search
@@ -236,6 +236,22 @@ def test_the_model_is_the_one_that_it_starts_from() -> None:
     ours, base = graph(NAME), graph("llama-3.2-vision")
     assert ours.components == base.components and ours.tokens == base.tokens and ours.nodes == base.nodes
     assert list(ours.stages) == ["sft"] and ours.stages["sft"].objectives == {"lm": 1.0}
+
+
+def test_counts() -> None:
+    assert published(NAME)["total"] == 10_670_220_835 == published("llama-3.2-vision")["total"]
+
+
+def test_training_reaches_everything() -> None:
+    model = fresh(NAME)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "gate" in name or ".scales." in name:
+                parameter.fill_(0.4)
+    asked = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "why?"}]}
+    made = processor(NAME)(messages=[asked, {"role": "assistant", "content": "<SUMMARY>so</SUMMARY>"}], images=[PICTURE], train=True)
+    names = trains(model, "sft", {name: torch.from_numpy(value) for name, value in made.items()})
+    assert names == {name for name, _ in model.named_parameters()}
 
 
 def test_labels_are_what_the_assistant_says() -> None:
