@@ -68,7 +68,7 @@ EXACT = [
     ("flamingo", "encode_image"), ("flamingo", "forward"), ("idefics", "encode_image"), ("idefics", "forward"),
     ("qwen2-vl", "encode_image"), ("qwen2-vl", "forward"),
     ("janus", "encode_image"), ("janus", "forward"), ("janus", "draw"),
-    ("deepseek-vl", "encode_image"), ("deepseek-vl", "forward"),
+    ("deepseek-vl", "encode_image"), ("deepseek-vl", "forward"), ("maya", "forward"), ("moondream", "forward"),
     ("llama-3.2-vision", "encode_image"), ("llama-3.2-vision", "forward"),
 ]  # fmt: skip
 
