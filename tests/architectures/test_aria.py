@@ -12,10 +12,25 @@ import torch
 from torch import Tensor, nn
 
 import vlmgraph
-from tests.architectures.common import changed, close, fresh, lively, meta, noise, placed, processor, published, random_ids, trains
+from tests.architectures.common import (
+    changed,
+    close,
+    fresh,
+    graph,
+    lively,
+    meta,
+    noise,
+    placed,
+    processor,
+    published,
+    random_ids,
+    spec,
+    trains,
+)
 from vlmgraph.diagnostics import DiagnosticError
 from vlmgraph.processor.corner import corner
 from vlmgraph.processor.corner_config import Corner
+from vlmgraph.processor.model import model_processor
 from vlmgraph.weights.import_config import import_config
 from vlmgraph.weights.tidy import meaning, tidied
 
@@ -242,6 +257,25 @@ def test_pictures_as_in_transformers(split: bool) -> None:
         assert np.abs(got["x"] - wanted["pixel_values"]).max() <= 1.01 * 2 / 255
 
 
+def test_configuration_of_the_published_processor(tmp_path: Path) -> None:
+    """Which of both sizes, and whether pictures are cut, is what the folder says; as many tokens as transformers counts."""
+    pytest.importorskip("transformers", minversion="5.0")
+    from transformers.models.aria.image_processing_pil_aria import AriaImageProcessorPil
+
+    theirs = AriaImageProcessorPil(max_image_size=490, split_image=True, split_resolutions=[[490, 980], [980, 490]], patch_size=14)
+    theirs.save_pretrained(tmp_path)
+    own = model_processor(spec("aria"), graph("aria"), tmp_path)
+    picture = PIL.Image.new("RGB", (300, 700), (9, 200, 30))
+    row = own(text="<|img|> ?", images=[picture])
+    wanted = theirs([picture], return_tensors="np")
+    assert row["pixel_values"].shape == wanted["pixel_values"].shape == (2, 3, 490, 490)
+    assert np.array_equal(row["pixel_mask"], wanted["pixel_mask"])
+    assert row["input_ids"][0].tolist().count(IMAGE) == 2 * 128
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"max_image_size": 980, "sharpen": 2}))
+    with pytest.raises(DiagnosticError, match="sharpen"):
+        model_processor(spec("aria"), graph("aria"), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("path", "value"),
     [
@@ -271,9 +305,9 @@ def test_queries_of_a_configuration(tmp_path: Path) -> None:
     file.write_text(
         json.dumps({"model_type": "aria", "projector_patch_to_query_dict": {"100": 12, "400": 30}, "text_config": {"moe_topk": 3}})
     )
-    spec = import_config(file).spec
-    assert spec["components"]["projector"]["counts"] == {"100": 12, "400": 30}
-    assert spec["components"]["llm"]["mlp"]["top_k"] == 3 == spec["objectives"]["balance"]["top_k"]
+    made = import_config(file).spec
+    assert made["components"]["projector"]["counts"] == {"100": 12, "400": 30}
+    assert made["components"]["llm"]["mlp"]["top_k"] == 3 == made["objectives"]["balance"]["top_k"]
 
 
 def test_what_import_writes(tmp_path: Path) -> None:

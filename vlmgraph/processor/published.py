@@ -297,6 +297,7 @@ class _Read:
             if (value := self.take(key)) is not None:
                 fields[field] = value
         fields["split"] = bool(self.take("split_image", False))
+        fields.pop("patch", None)  # the model's, which the pictures do not depend on
         canvases = self.take("split_resolutions")
         if canvases is not None:
             fields["canvases"] = canvases
