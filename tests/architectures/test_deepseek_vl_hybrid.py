@@ -90,6 +90,21 @@ def test_parameters_are_those_of_the_reference() -> None:
     assert sum(p.numel() for p in reference.parameters()) == published("deepseek-vl")["total"]
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("hidden_act", "mish"), ("image_size", [1024, 768]), ("num_channels", 1), ("num_pos_feats_of_mine", 3)]
+)
+def test_what_is_not_computed_is_refused(key: str, value: Any, tmp_path: Path) -> None:
+    config = {
+        "model_type": "deepseek_vl_hybrid",
+        "vision_config": VISION,
+        "high_res_vision_config": {**SAM, key: value},
+        "text_config": TEXT,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(DiagnosticError, match=rf"high_res_vision_config\.{key} = "):
+        import_config(tmp_path / "config.json")
+
+
 def test_tokens_of_the_published_size() -> None:
     """576 for any picture; 1024 pixels become 64 patches a side, resampled to 96, halved twice to the 24 of the other tower."""
     built = meta("deepseek-vl")

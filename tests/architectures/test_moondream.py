@@ -102,6 +102,14 @@ def test_published_configurations(variant: str | None, tmp_path: Path) -> None:
         assert read.components[name].sense() == ours.components[name].sense(), name
 
 
+@pytest.mark.parametrize(("key", "value"), [("qk_layernorm", True), ("tie_word_embeddings", True), ("hidden_act", "mish"), ("n_inner", 3)])
+def test_what_is_not_computed_is_refused(key: str, value: Any, tmp_path: Path) -> None:
+    config = {"model_type": "moondream1", **CONFIGS[None], "phi_config": {"model_type": "phi", key: value}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(DiagnosticError, match=rf"phi_config\.{key}"):
+        import_config(tmp_path / "config.json")
+
+
 @pytest.mark.parametrize("key", ["text", "region"])
 def test_quantised_weights_are_refused(key: str, tmp_path: Path) -> None:
     config = {"model_type": "moondream1", "architectures": ["HfMoondream"], "config": {key: {"group_size": 128}}}
