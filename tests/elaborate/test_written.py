@@ -61,3 +61,29 @@ def test_source_gives_equal_outputs(name, tmp_path):
         inputs = {k: v for k, v in given.items() if k not in absent}
         wanted, got = model(**inputs), other(**inputs)
         assert wanted.keys() == got.keys() and all(torch.equal(wanted[k], got[k]) for k in wanted), absent
+
+
+@pytest.mark.parametrize(
+    ("preset", "field", "over", "wanted"),
+    [
+        ("siglip-b-16-224", "patch", {"type": "patch.linear"}, {"type": "patch.linear", "size": 16}),
+        ("siglip-b-16-224", "mlp", {"act": "relu"}, {"hidden": 3072, "act": "relu"}),
+    ],
+)
+def test_a_table_over_the_number_of_a_preset(preset, field, over, wanted):
+    """The number is the field of the slot that it is short for: a side of a patch is no width of an MLP."""
+    from vlmgraph.elaborate.configs import merged
+    from vlmgraph.presets import load_preset
+
+    assert merged(load_preset(preset, "vision.vit").fields, {field: over})[field] == wanted
+
+
+def test_a_removed_edge_fits_the_schema():
+    import json
+    from pathlib import Path
+
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads((Path(__file__).parents[2] / "specs/vlmgraph.schema.json").read_text(encoding="utf-8"))
+    spec = {"vlmgraph": 1, "extends": "llava-1.5", "graph": {"edges": [{"remove": "attention_mask -> splice.mask"}]}}
+    jsonschema.validate(spec, schema)
+    assert "attention_mask -> splice.mask" not in vlmgraph.read_spec(spec).data["graph"]["edges"]

@@ -15,6 +15,7 @@ from ..diagnostics import codes as C
 from ..plugins import PluginError, registry
 from ..presets import PresetError, load_preset
 from ..spec import Spec
+from ..spec.names import NUMBERED
 from .fields import field_diagnostic
 from .sound import unsound
 
@@ -271,7 +272,7 @@ def _has_token(annotation: Any, metadata: Any) -> bool:
 
 
 def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Deep merge by key; a table with a new `type` replaces the whole table. A bare number is the `hidden` of a slot's table."""
+    """Deep merge by key; a table with a new `type` replaces the whole table. A bare number is a field of a slot's table."""
     result = dict(under)
     for key, value in over.items():
         below = result.get(key)
@@ -279,10 +280,10 @@ def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
             result[key] = merged(below, value)
         elif isinstance(value, Mapping) and isinstance(below, str) and "type" not in value:
             result[key] = {"type": below, **value}
-        elif isinstance(value, Mapping) and _number(below):
-            result[key] = {"hidden": below, **value}
-        elif _number(value) and isinstance(below, Mapping) and "type" in below:
-            result[key] = {**below, "hidden": value}
+        elif isinstance(value, Mapping) and _number(below) and key in NUMBERED:
+            result[key] = {NUMBERED[key]: below, **value}
+        elif _number(value) and isinstance(below, Mapping) and "type" in below and key in NUMBERED:
+            result[key] = {**below, NUMBERED[key]: value}
         else:
             result[key] = value
     return result

@@ -149,7 +149,14 @@ _TABLE = {"type": "object"}
 _REMOVAL = {"type": "object", "properties": {"remove": {"const": True}}, "required": ["remove"]}
 _NUMBERS = {"type": "object", "additionalProperties": {"anyOf": [{"type": "number"}, _REMOVAL]}}
 Names = Annotated[list[Text], BeforeValidator(_one_or_list), _or("string", _TEXTS)]
-Edges = Annotated[list[Text] | dict[str, list[Text]], BeforeValidator(_edges)]
+_EDGE = {"anyOf": [{"type": "string"}, {"type": "object", "properties": {"remove": {"type": "string"}}, "required": ["remove"]}]}
+_LIST = {"type": "array", "items": _EDGE}
+# in a spec that extends another `{ remove = "a -> b" }` stands among the edges; what is validated here is merged already
+Edges = Annotated[
+    list[Text] | dict[str, list[Text]],
+    BeforeValidator(_edges),
+    WithJsonSchema({"anyOf": [_LIST, {"type": "object", "additionalProperties": _LIST}]}),
+]
 Overlay = dict[str, Any]
 
 

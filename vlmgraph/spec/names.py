@@ -29,6 +29,9 @@ _OF_MODULE = """
 ATTRIBUTES = frozenset(_OF_MODULE.split())
 """Of torch.nn.Module and of a compiled model: a submodule of such a name would hide them."""
 
+NUMBERED = {"mlp": "hidden", "patch": "size"}
+"""Slots that a bare number fills, and the field of their layer that it is."""
+
 
 def problem(name: str, *, attribute: bool = False) -> str | None:
     """Why a text cannot name a component, node, input, output, program, objective or block; None when it can.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ..diagnostics import Collector, Diagnostic, Label
 from ..diagnostics import codes as C
 from . import rewire
+from .names import NUMBERED
 from .tree import Path, Tree
 
 SCOPED = ("components", "nodes", "inputs", "outputs")
@@ -90,11 +91,12 @@ class Overlay:
                 return self.fresh(new, path, scope)
             return self.merge(old, new, path, scope)
         if is_slot(path):
-            # a slot's filling by name, and the width of an MLP by a number, are short for a table
+            # a slot's filling by name, and the width of an MLP or the side of a patch by a number, are short for a table
             if isinstance(new.value, dict) and "type" not in new.table and isinstance(old.value, str):
                 return Tree({"type": old, **new.value}, new.origin)
-            if number(new) and "type" in old.table:
-                return Tree({**old.table, "hidden": new}, old.origin)
+            field = NUMBERED.get(str(path[-1]))
+            if number(new) and "type" in old.table and field:
+                return Tree({**old.table, field: new}, old.origin)
         return self.fresh(new, path, scope)
 
     def fresh(self, new: Tree, path: Path, scope: Tree) -> Tree:
