@@ -12,6 +12,7 @@ from tests.parity import (
     models_aimv2,
     models_aria,
     models_blip,
+    models_florence,
     models_gemma,
     models_hybrid,
     models_idefics2,
@@ -353,3 +354,4 @@ CASES |= models_aimv2.CASES
 CASES |= models_blip.CASES
 CASES |= models_mllama.CASES
 CASES |= models_kosmos.CASES
+CASES |= models_florence.CASES

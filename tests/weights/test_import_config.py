@@ -198,6 +198,7 @@ CLASSES = {
     "janus": "JanusConfig", "janus_vision_model": "JanusVisionConfig",
     "janus_vqgan": "JanusVQVAEConfig", "t5": "T5Config",
     "instructblip": "InstructBlipConfig", "instructblip_qformer": "InstructBlipQFormerConfig",
+    "florence2": "Florence2Config", "florence_vision": "Florence2VisionConfig", "bart": "BartConfig",
     "blip": "BlipConfig", "blip_vision_model": "BlipVisionConfig", "blip_text_model": "BlipTextConfig",
     "aimv2": "Aimv2Config", "aimv2_text_model": "Aimv2TextConfig", "kosmos-2": "Kosmos2Config",
     "siglip": "SiglipConfig", "siglip_vision_model": "SiglipVisionConfig", "siglip_text_model": "SiglipTextConfig",

@@ -71,3 +71,17 @@ class TextEmbedding(nn.Module):
         low, high = (int(x) for x in ids.aminmax())
         if low < 0 or high >= rows:
             raise UnknownId(f"there is no token {low if low < 0 else high}: the vocabulary has the ids 0 to {rows - 1}")
+
+
+class TextPositions(nn.Module):
+    """Learned positions 0, 1, 2, ... added to tokens x [B, N, width], and a norm behind the sum (BART, arXiv 1910.13461)."""
+
+    def __init__(self, max_positions: int, width: int, offset: int = 0, norm: nn.Module | None = None, std: float = 0.02) -> None:
+        super().__init__()
+        self.positions = LearnedPositions(max_positions, width, offset, std)
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Raises NoPosition."""
+        x = x + self.positions(torch.arange(x.shape[1], device=x.device)[None])
+        return x if self.norm is None else self.norm(x)

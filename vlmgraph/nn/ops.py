@@ -24,13 +24,17 @@ class Select(nn.Module):
 
 
 class Pool(nn.Module):
-    """One vector out of the tokens: [..., N, d] → [..., d]. Places where `mask` [..., N] is False do not count."""
+    """One vector out of the tokens: [..., N, d] → [..., d], with `keep` [..., 1, d]. Places where `mask` [..., N] is False do not count."""
 
-    def __init__(self, mode: str = "mean") -> None:
+    def __init__(self, mode: str = "mean", keep: bool = False) -> None:
         super().__init__()
-        self.mode = mode
+        self.mode, self.keep = mode, keep
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        y = self.pooled(x, mask)
+        return y[..., None, :] if self.keep else y
+
+    def pooled(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         if self.mode == "max":
             return (x if mask is None else x.masked_fill(~mask.bool()[..., None], float("-inf"))).amax(-2)
         if mask is None:

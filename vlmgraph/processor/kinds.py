@@ -10,6 +10,7 @@ from .corner_config import Corner
 from .crops_config import Crops
 from .frames_config import Frames
 from .grid_boxes_config import GridBoxes
+from .locations_config import Locations
 from .padded_tiles_config import PaddedTiles
 from .split_config import Split
 
@@ -33,5 +34,6 @@ KINDS: dict[str, type[Config]] = {
         Chat,
         Boxes,
         GridBoxes,
+        Locations,
     )
 }

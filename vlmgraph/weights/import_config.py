@@ -355,6 +355,8 @@ def _kind(key: str, table: Mapping[str, Any]) -> str:
         return "a table of whole numbers"
     if isinstance(example, list) and example and isinstance(example[0], str):
         return "a list of texts"
+    if isinstance(example, list) and example and isinstance(example[0], bool):
+        return "a list of true and false"
     if isinstance(example, list) and example and isinstance(example[0], list):
         return "a list of lists of whole numbers"
     return {int: "a whole number", float: "a number", str: "a text", list: "a list of whole numbers"}[type(example)]
@@ -363,6 +365,8 @@ def _kind(key: str, table: Mapping[str, Any]) -> str:
 def _is(value: Any, kind: str) -> bool:
     if isinstance(value, bool) or kind == "true or false":
         return isinstance(value, bool) and kind == "true or false"
+    if kind == "a list of true and false":
+        return isinstance(value, list) and bool(value) and all(isinstance(v, bool) for v in value)
     if kind == "a list of whole numbers":
         return isinstance(value, list) and bool(value) and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
     if kind == "a list of lists of whole numbers":

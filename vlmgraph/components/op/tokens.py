@@ -25,12 +25,16 @@ class Pool(Op, name="op.pool"):
     """One vector out of the tokens, padding left out: tokens[..., N, d] → embedding[..., d]; scores stay scores."""
 
     mode: Literal["mean", "max"] = Field("mean", description="average, or largest value of each channel")
+    keep: bool = Field(False, description="give tokens[..., 1, d]")
     ports = Ports(x=T.tokens["...", "N", "d"], mask=T.mask["...", "N"].optional_, returns=T.embedding["...", "d"])
     module = "vlmgraph.nn.ops:Pool"
 
+    def signature(self, facet: str = "") -> Ports:
+        return Ports(T.tokens["...", 1, "d"], **type(self).ports.inputs) if self.keep else type(self).ports
+
     def result(self, inputs: Mapping[str, Type | tuple[Type, ...]]) -> Mapping[str, Type] | None:
         x = inputs["x"]
-        if isinstance(x, Type) and x.kind in ("logits", "scores"):
+        if isinstance(x, Type) and x.kind in ("logits", "scores") and not self.keep:
             return {"out": Type(x.kind, (*x.dims[:-2], x.dims[-1]))}
         return None
 
