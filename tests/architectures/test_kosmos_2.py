@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import PIL.Image
 import pytest
 import torch
@@ -162,6 +163,19 @@ def test_words_tags_and_boxes_are_learned_behind_the_image() -> None:
     assert own.stop == [2]
     names = trains(fresh("kosmos-2"), "ground", given)
     assert {n.partition(".")[0] for n in names} == {"dense", "resampler", "embed", "llm"}  # the head is the table
+
+
+def test_nothing_is_learned_behind_a_start_an_image_tag_or_an_image() -> None:
+    """As in the released code's mask over sources: 0 for <s>, <image> and the places, 1 from </image> on; <image> itself is learned."""
+    own = processor("kosmos-2")
+    pictures = [PIL.Image.new("RGB", (60, 40))] * 3
+    made = own(["ab<image>cd<image>e</s>", "<image>xy", "words"], images=[pictures[:2], pictures[2:], []], train=True)
+    ids, labels = made["input_ids"], made["labels"]
+    sources = made["attention_mask"] & ~np.isin(ids, [0, 311]) & ~made["image_embeds_position_mask"]
+    learned = np.zeros_like(sources)
+    learned[:, 1:] = sources[:, :-1] & made["attention_mask"][:, 1:]
+    assert np.array_equal(labels, np.where(learned, ids, -100))
+    assert learned[0].sum() == 7  # b, <image>, c, d, <image>, e, </s>
 
 
 def test_several_images_in_a_text() -> None:

@@ -242,9 +242,9 @@ def _tokens(name: str, text: Text, tokens: Mapping[str, int], fault: Fault) -> N
     used: dict[tuple[str, ...], str] = {("place", t): t for t in text.place}
     used |= {("place", t, "row_end"): p.row_end for t, p in text.places().items() if isinstance(p.row_end, str)}
     used |= {("place", t, "end"): p.end for t, p in text.places().items() if isinstance(p.end, str)}
-    used |= {(key,): value for key in ("bos", "eos", "pad") if isinstance(value := getattr(text, key), str)}
     used |= {("place", t, "fill"): p.fill for t, p in text.places().items() if isinstance(p.fill, str)}
-    for key in ("wrap", "stop", "once"):
+    used |= {(key,): value for key in ("bos", "eos", "pad") if isinstance(value := getattr(text, key), str)}
+    for key in ("wrap", "stop", "once", "silent"):
         used |= {(key, str(i)): t for i, t in enumerate(getattr(text, key) or ()) if isinstance(t, str)}
     for path, token in used.items():
         if token not in tokens:

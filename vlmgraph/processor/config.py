@@ -332,6 +332,8 @@ class Text(Config, name="processor.text"):
     also: dict[str, str] = {}
     train_on: Literal["text", "assistant"] = "text"
     """Labels: all but placeholders, start and padding; or the answers alone."""
+    silent: tuple[Token, ...] = ()
+    """Tokens behind which nothing is learned, as behind the places of pictures. What stands around pictures is then learned like text."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Text:

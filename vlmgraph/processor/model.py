@@ -177,7 +177,7 @@ def _named(table: Mapping[str, Any]) -> Iterator[str]:
     for token, what in place.items() if isinstance(place, Mapping) else ():
         yield token
         if isinstance(what, Mapping):
-            yield from (end for key in ("row_end", "end") if isinstance(end := what.get(key), str))
-    for key in ("bos", "eos", "pad", "wrap", "stop", "once"):
+            yield from (end for key in ("row_end", "end", "fill") if isinstance(end := what.get(key), str))
+    for key in ("bos", "eos", "pad", "wrap", "stop", "once", "silent"):
         value = table.get(key)
         yield from (t for t in (value if isinstance(value, list) else [value]) if isinstance(t, str))

@@ -42,6 +42,7 @@ class TextEncoder:
         self.bos, self.eos, self.pad = (self.id(t) for t in (config.bos, config.eos, config.pad))
         self.stop = tuple(dict.fromkeys(i for t in config.stop or (config.eos,) if (i := self.id(t)) is not None))
         self.wrap = None if config.wrap is None else tuple(self.id(t) for t in config.wrap)
+        self.silent = [self.id(token) for token in config.silent]
         self.once = {self.id(t) for t in config.once}
 
         ends = (self.id(end) for slot in self.slots for end in (slot.place.row_end, slot.place.end))
@@ -223,7 +224,8 @@ class TextEncoder:
         inner = [(i, False) for i in cells]
         if self.wrap is None or (before, after) == self.wrap:
             return inner
-        return [(self.wrap[0], False), *inner, (self.wrap[1], False)]  # type: ignore[list-item]
+        learned = bool(self.silent)
+        return [(self.wrap[0], learned), *inner, (self.wrap[1], learned)]  # type: ignore[list-item]
 
     def _trains(self, piece: Piece, said: Written) -> bool:
         if self.config.train_on == "text":
@@ -271,6 +273,9 @@ class TextEncoder:
             values, trains = (np.array(column) for column in zip(*row))
             ids[b, where], mask[b, where], places[b, where] = values, True, self._pictures(row)
             labels[b, where] = np.where(trains, values, IGNORE)
+        if self.silent:
+            quiet = np.isin(ids, self.silent) | places
+            labels[:, 1:][quiet[:, :-1]] = IGNORE
         return {"ids": ids, "mask": mask, "labels": labels, "types": (labels != IGNORE).astype(np.int64), "places": places}
 
     def _pictures(self, row: Sequence[tuple[int, bool]]) -> list[bool]:
