@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -71,7 +72,8 @@ def _others(processor: Processor, wanted: Sequence[str], types: Mapping[str, Typ
     if name is None:
         return {}
     single = types[name].kind == "image" and len(types[name].dims) == 4
-    return processor(**{name: [_picture(random) for _ in range(BATCH)] if single else [[_picture(random) for _ in range(4)]]})
+    shown: Any = [_picture(random) for _ in range(BATCH)] if single else [[_picture(random) for _ in range(4)]]
+    return processor(None, None, None, **{name: shown})
 
 
 def _drawn(type_: Type, sizes: dict[Symbol, Dim], vocabulary: int, random: np.random.Generator) -> np.ndarray:
