@@ -87,8 +87,10 @@ class Block(nn.Module):
         media: Tensor | None = None,
         media_mask: Tensor | None = None,
         routes: list[Tensor] | None = None,
+        read: LayerCache | None = None,
     ) -> Tensor:
-        """Without `media` the cross-attention is left out. A mixture of experts puts its router's scores behind `routes`."""
+        """Without `media` the cross-attention is left out; `read` is the cache of the media. A mixture of experts puts its router's
+        scores behind `routes`."""
         if self.order == "parallel":
             y = self.norms["attention"](x)
             attended = self.scaled("attention", self.attention(y, mask, rope, cache, modality))  # type: ignore[misc]
@@ -98,7 +100,7 @@ class Block(nn.Module):
             x = self.branch("attention", x, lambda y: attention(y, mask, rope, cache, modality))
         if self.cross is not None and media is not None:
             cross = self.cross
-            x = self.branch("cross", x, lambda y: cross(y, media, media_mask))
+            x = self.branch("cross", x, lambda y: cross(y, media, media_mask, read))
         if self.mlp is not None:
             x = self.branch("mlp", x, lambda y: self.feed(y, modality, routes))
         return x

@@ -7,39 +7,81 @@ from torch import Tensor
 
 
 class LayerCache:
-    """Keys and values of one layer, [B, heads, past, head_dim] each; of linear attention the state that sums up the past."""
+    """Keys and values of one layer, [B, heads, past, head_dim] each; of linear attention the state that sums up the past.
 
-    def __init__(self) -> None:
+    Growing: each step puts them into a new tensor. With `room` static: the first tokens that come allocate places for themselves and
+    `room` more, which later ones are written into; `k` and `v` are views of what is filled.
+    """
+
+    def __init__(self, room: int | None = None) -> None:
         self.k: Tensor | None = None
         self.v: Tensor | None = None
         self.state: Tensor | None = None
         self.seen = 0
+        self.room = room
+        self.held: tuple[Tensor, Tensor] | None = None
+        """What a static cache has allocated."""
 
     def keep(self, state: Tensor, new: int) -> None:
         """The state [B, heads, head_dim, head_dim] after `new` more tokens."""
         self.state, self.seen = state, self.seen + new
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Add new keys and values behind the past ones; returns all of them."""
-        self.k = k if self.k is None else torch.cat([self.k, k], dim=2)
-        self.v = v if self.v is None else torch.cat([self.v, v], dim=2)
+        """Add new keys and values behind the past ones; returns all of them. Raises ValueError where a static cache is full."""
+        if self.room is None:
+            self.k = k if self.k is None else torch.cat([self.k, k], dim=2)
+            self.v = v if self.v is None else torch.cat([self.v, v], dim=2)
+            return self.k, self.v
+        past = 0 if self.k is None else self.k.shape[2]
+        end = past + k.shape[2]
+        if self.held is None:
+            self.held = (places(k, end + self.room), places(v, end + self.room))
+        if end > self.held[0].shape[2]:
+            raise ValueError(f"the static cache has {self.held[0].shape[2]} places and is asked for {end}")
+        self.held[0][:, :, past:end] = k
+        self.held[1][:, :, past:end] = v
+        self.k, self.v = self.held[0][:, :, :end], self.held[1][:, :, :end]
         return self.k, self.v
+
+    def reorder(self, rows: Tensor) -> None:
+        """Keep the batch rows `rows` [B']. A static cache stays where it is, unless B' is another number."""
+        if self.state is not None:
+            self.state = self.state[rows]
+        if self.k is None or self.v is None:
+            return
+        if self.held is None:
+            self.k, self.v = self.k[rows], self.v[rows]
+            return
+        k, v, past = self.k[rows], self.v[rows], self.k.shape[2]
+        if len(rows) != len(self.held[0]):
+            self.held = (places(k, self.held[0].shape[2]), places(v, self.held[1].shape[2]))
+        self.held[0][:, :, :past] = k
+        self.held[1][:, :, :past] = v
+        self.k, self.v = self.held[0][:, :, :past], self.held[1][:, :, :past]
+
+
+def places(like: Tensor, count: int) -> Tensor:
+    """An empty [B, heads, count, head_dim]."""
+    return like.new_empty(*like.shape[:2], count, like.shape[3])
 
 
 class KVCache:
-    """One `LayerCache` a layer, made when first asked for, and the padding mask of the past tokens.
+    """One `LayerCache` a layer, made when first asked for, and the padding mask of the past tokens. With `room` they are static.
 
-    `media` are those of inserted blocks, by group and layer: keys and values of media are made once and stay.
+    `media` are those of layers and inserted blocks that read media, `layers.<i>` or group and layer: keys and values of media are made
+    once and stay. `encoded` is what the encoder of an encoder-decoder model made.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, room: int | None = None) -> None:
+        self.room = room
         self.layers: list[LayerCache] = []
         self.media: dict[str, LayerCache] = {}
         self.mask: Tensor | None = None
+        self.encoded: Tensor | None = None
 
     def __getitem__(self, layer: int) -> LayerCache:
         while len(self.layers) <= layer:
-            self.layers.append(LayerCache())
+            self.layers.append(LayerCache(self.room))
         return self.layers[layer]
 
     @property
@@ -64,9 +106,6 @@ class KVCache:
     def reorder(self, rows: Tensor) -> None:
         """Keep the batch rows `rows` [B'], repeated where beams split."""
         for layer in (*self.layers, *self.media.values()):
-            if layer.k is not None and layer.v is not None:
-                layer.k, layer.v = layer.k[rows], layer.v[rows]
-            if layer.state is not None:
-                layer.state = layer.state[rows]
-        if self.mask is not None:
-            self.mask = self.mask[rows]
+            layer.reorder(rows)
+        self.mask = None if self.mask is None else self.mask[rows]
+        self.encoded = None if self.encoded is None else self.encoded[rows]

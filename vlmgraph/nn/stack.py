@@ -104,7 +104,9 @@ class Stack(nn.Module):
         last = max(taps) if until else len(self.layers)
         for i, layer in enumerate(self.layers[:last]):
             x = self.insert("before", i, x, media, cache)
-            x = layer(x, masks[self.rules[i]], rope, modality, cache[i] if cache is not None else None, cross, cross_mask, routes)
+            own = cache[i] if cache is not None else None
+            read = cache.media.setdefault(f"layers.{i}", LayerCache()) if cache is not None and cross is not None else None
+            x = layer(x, masks[self.rules[i]], rope, modality, own, cross, cross_mask, routes, read)
             x = self.insert("after", i, x, media, cache)
             if i + 1 in taps:
                 kept[f"hidden.{i + 1}"] = x
@@ -155,6 +157,8 @@ class EncoderDecoder(nn.Module):
     def forward(
         self, x: Tensor, decoder: Tensor, mask: Tensor | None = None, decoder_mask: Tensor | None = None, cache: KVCache | None = None
     ) -> Tensor:
-        """x [B, N, width] and its mask [B, N] into the encoder, decoder [B, S, width] → [B, S, width]."""
-        media = self.encoder(x, mask)
+        """x [B, N, width] and its mask [B, N] into the encoder, decoder [B, S, width] → [B, S, width]. With a cache x is encoded once."""
+        media = self.encoder(x, mask) if cache is None or cache.encoded is None else cache.encoded
+        if cache is not None:
+            cache.encoded = media
         return self.decoder(decoder, decoder_mask, cache=cache, media=media, media_mask=mask)
