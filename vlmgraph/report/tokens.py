@@ -16,6 +16,7 @@ def visual_dims(graph: Graph, spliced: bool = False) -> dict[str, Dim]:
     """Tokens of one image at each port that takes visual features (splices and media ports), or after the vision towers; `spliced`: those
     of all images that go into the text."""
     types = graph.types()
+    words = {type_.dims[-1] for type_ in graph.inputs.values() if type_.kind == "ids"}
     found: dict[str, Dim] = {}
     for node in graph.nodes:
         if node.op != CALL:
@@ -27,6 +28,8 @@ def visual_dims(graph: Graph, spliced: bool = False) -> dict[str, Dim]:
             for value in (source,) if isinstance(source, str) else source:
                 type_ = types.get(graph.resolve(value), types.get(value))
                 if type_ is not None and type_.kind in ("tokens", "patches", "embedding") and len(type_.dims) >= 2:
+                    if port == "media" and type_.dims[-2] in words:
+                        continue  # a decoder reads its encoder
                     found[f"{node.id}.{port}"] = prod(type_.dims[:-1], start=Dim.of(1)) if spliced else type_.dims[-2]
     if not found and not spliced:
         for node in graph.nodes:
