@@ -10,6 +10,7 @@ from torch import Tensor
 
 import vlmgraph
 from tests.golden.conftest import Vectors
+from vlmgraph.nn.losses import sample_cross_entropy
 from vlmgraph.train.step import after_step, before_step
 
 
@@ -134,8 +135,19 @@ def test_loss_of_answers(vectors: Vectors, answering: Any) -> None:
 
 @pytest.mark.part("17-blip/vqa")
 @torch.no_grad()
-def test_first_tokens_of_candidates(vectors: Vectors, answering: Any) -> None:
-    given, candidates = question(vectors), vectors.given("candidates")
-    start = torch.full((len(given["input_ids"]), 1), vectors.config["dec_id"])
-    logits = answering(**given, decoder_input_ids=start)["logits"][:, 0]
-    vectors.close("out.candidate_first_token_prob", logits.softmax(-1)[:, candidates[:, 1]])
+def test_ranked_answers(vectors: Vectors, answering: Any) -> None:
+    """The k candidates with the likeliest first tokens, then the one with the smallest loss, which is smoothed here too."""
+    given, candidates, real = question(vectors), vectors.given("candidates"), vectors.given("candidates_mask")
+    count, k = len(given["input_ids"]), vectors.config["k"]
+    start = torch.full((count, 1), vectors.config["dec_id"])
+    first = answering(**given, decoder_input_ids=start)["logits"][:, 0].softmax(-1)[:, candidates[:, 1]]
+    vectors.close("out.candidate_first_token_prob", first)
+    chosen = first.topk(k, dim=1).indices
+    rows = {name: value.repeat_interleave(k, 0) for name, value in given.items()}
+    ids, mask = candidates[chosen.flatten()], real[chosen.flatten()]
+    logits = answering(**rows, decoder_input_ids=ids, decoder_attention_mask=mask)["logits"]
+    losses = sample_cross_entropy(
+        logits[:, :-1], ids[:, 1:].masked_fill(mask[:, 1:] == 0, -100), vectors.config["label_smoothing"], total=True
+    )
+    best = losses.view(count, k).argmin(1, keepdim=True)
+    vectors.same("out.ranked_answer", chosen.gather(1, best)[:, 0])
