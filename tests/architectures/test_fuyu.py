@@ -247,7 +247,7 @@ def test_flat_configuration_of_the_hub(tmp_path: Path) -> None:
         ("qk_layernorm", False),
         ("num_channels", 1),
         ("hidden_act", "mish"),
-        ("rope_scaling", {"type": "linear", "factor": 2.0}),
+        ("rope_scaling", {"type": "ntk", "factor": 2.0}),
     ):
         with pytest.raises(DiagnosticError, match=key):
             read({**flat, key: value})

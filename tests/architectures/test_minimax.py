@@ -194,7 +194,7 @@ def test_decoding_a_padded_row() -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("sliding_window", 16), ("layer_types", ["window"]), ("hidden_act", "mish"), ("rope_scaling", {"rope_type": "yarn"})],
+    [("sliding_window", 16), ("layer_types", ["window"]), ("hidden_act", "mish"), ("rope_scaling", {"rope_type": "ntk"})],
 )
 def test_what_is_not_computed_is_refused(tmp_path: Path, key: str, value: object) -> None:
     config = tmp_path / "config.json"

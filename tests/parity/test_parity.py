@@ -161,7 +161,7 @@ def test_unsupported_features_are_refused(tmp_path: Path) -> None:
     """A model whose configuration asks for another graph never loads as something else."""
     from vlmgraph.diagnostics import DiagnosticError
 
-    words = text(rope_parameters={"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0})
+    words = text(rope_parameters={"rope_type": "proportional", "rope_theta": 10000.0, "factor": 2.0})
     reference, _, _ = llava(tokens(1, 5, 3, 95), None, 0, words)
     write(reference, tmp_path)
     with pytest.raises(DiagnosticError, match="VG0604"):

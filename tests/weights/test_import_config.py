@@ -11,6 +11,7 @@ import pytest
 from vlmgraph.diagnostics import DiagnosticError
 from vlmgraph.weights.import_config import config_tables, families, fitting, import_config, named
 from vlmgraph.weights.layouts import layout_names
+from vlmgraph.weights.tables import read_tables
 
 LLAVA: dict[str, Any] = {
     "model_type": "llava", "image_token_index": 32000, "ignore_index": -100, "projector_hidden_act": "gelu", "torch_dtype": "float16",
@@ -67,9 +68,9 @@ def test_feature_layer_and_strategy(tmp_path: Path, strategy: str, edge: str) ->
     [
         ("vision_feature_select_strategy", "pooled", "VG0604"),
         ("vision_feature_layer", [-2, -5], "VG0604"),
-        ("text_config.hidden_act", "gelu", "VG0604"),
-        ("text_config.attention_bias", True, "VG0604"),
-        ("text_config.rope_scaling", {"type": "dynamic", "factor": 2.0}, "VG0604"),
+        ("text_config.hidden_act", "laplace", "VG0604"),
+        ("text_config.attention_bias", "qkv", "VG0604"),
+        ("text_config.rope_scaling", {"type": "su", "factor": 2.0}, "VG0604"),
         ("text_config.model_type", "mamba", "VG0603"),
         ("vision_config.num_channels", 4, "VG0604"),
         ("vision_config.hidden_act", "mish", "VG0604"),
@@ -212,7 +213,8 @@ PARTS = {
     "qwen2_vl_text": ("Qwen2VLConfig", "text_config"), "qwen2_vl_vision": ("Qwen2VLConfig", "vision_config"),
     "qwen2_5_vl_vision": ("Qwen2_5_VLConfig", "vision_config"), "idefics3_vision": ("Idefics3Config", "vision_config"),
 }  # fmt: skip
-SCALING = {f"rope_parameters.{k}" for k in ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")}
+# there where a rule needs them
+SCALING = set(read_tables("shared")["rope"]["defaults"]) - {"rope_parameters.rope_theta", "rope_parameters.rope_type"}
 OWN_DEFAULTS = {
     "blip-2": {"image_token_index"},  # null in the class; the published files have it
     "blip_2_vision_model": {"num_channels"},
@@ -223,12 +225,12 @@ OWN_DEFAULTS = {
     "siglip_text_model": {"projection_size"},
     # the class's are those of the first T5, whose blocks are others
     "t5": {"num_decoder_layers", "feed_forward_proj", "dense_act_fn", "is_gated_act", "scale_decoder_outputs"},
-    "qwen2_vl_text": {"rope_parameters.mrope_section"},
+    "qwen2_vl_text": {"rope_parameters.mrope_section", "layer_types", *SCALING},
     "sam_vision_model": {"mlp_dim"},  # the class works it out
     "mllama": {"transformers_version"},  # each writes its own
     "mllama_text_model": {"rope_parameters.partial_rotary_factor", *SCALING},
-    "cohere": {"num_key_value_heads", "rope_parameters.factor"},
-    "phi": {"num_key_value_heads", "rope_parameters.factor"},
+    "cohere": {"num_key_value_heads", *SCALING},
+    "phi": {"num_key_value_heads", *SCALING},
 }
 
 

@@ -7,9 +7,12 @@ classes of processor beside the file. A table (`configs/<model type>.toml`) maps
 configuration class:
 
     base      = { preset = "llama-7b" }          # structure that no key states
+    layout    = "llama"                          # what stands for `$PART.layout` in the layouts of families
+    shares    = ["rope"]                         # tables of `shared/`, over which this one goes
     [defaults]  key = value                       # what the class assumes where a file leaves the key out
     [aliases]   older key = key
     [otherwise] key = other key                   # where the value is null
+    [examples]  key = value                       # of the type that a key with the default null holds
     [fields]    key = path                        # of the spec; ".width" is a field of the component of this part; several in a list
     [values.KEY] value = value in the spec
     [only]      key = [values]                    # the graph is right for these alone (for these entries of a list of texts); other
@@ -20,11 +23,12 @@ configuration class:
                                                 # "{a-b}" for a difference, from left to right; paths as in fields
                                                 # "{list.halvings}" is 2 to the number of its entries less one, "{list.cycle}"
                                                 # what it repeats, "{list.side}" what all are; "{key.sqrt}" and "{key.rsqrt}" are
-                                                # roots; the others are in `made.py`
+                                                # roots; the others are in `made.py`. An entry of a table that is null is left out
     needs       = [keys]                          # may not be null
     tokens      = [tokens]                        # of a family: their ids are those of the tokenizer's file
     [[when]]    key, is, set                      # more of the same where a key has that value; `is = "null"` for an absent one, "{key}"
-                                                # for the value of another; or key, before, set: where it is of an older release
+                                                # for the value of another; or key, before, set: where it is of an older release.
+                                                # `and` holds further keys and values; `needs` and `only` are as above, there alone
 """
 
 from __future__ import annotations
@@ -34,7 +38,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +45,7 @@ from ..diagnostics import Collector, Diagnostic, DiagnosticError, Label, Span
 from ..diagnostics import codes as C
 from .json_io import read_json
 from .made import MADE, older
-
-try:
-    import tomllib
-except ModuleNotFoundError:  # Python 3.10
-    import tomli as tomllib
+from .tables import read_tables, with_shared
 
 _HOLE = re.compile(r"\{([\w.]+(?:(?:\*|//|-)[\w.]+)*)\}")
 
@@ -61,20 +60,11 @@ class Imported:
     values: dict[str, Any] = field(default_factory=dict)
 
 
-@cache
-def _tables(folder: str) -> dict[str, dict[str, Any]]:
-    found = {}
-    for path in (files(__package__) / folder).iterdir():
-        if path.name.endswith(".toml"):
-            found[path.name.removesuffix(".toml")] = tomllib.loads(path.read_text(encoding="utf-8"))
-    return found
-
-
 def families() -> dict[str, list[dict[str, Any]]]:
     """Tables by `model_type` of the whole model; several where its parts may be of different kinds (a decoder, an encoder-decoder)."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for _, table in sorted(_tables("families").items()):
-        found.setdefault(table["model_type"], []).append(table)
+    for _, table in sorted(read_tables("families").items()):
+        found.setdefault(table["model_type"], []).append(with_shared(table))
     return found
 
 
@@ -109,7 +99,7 @@ def named(config: Mapping[str, Any], table: Mapping[str, Any]) -> bool:
 
 def config_tables() -> dict[str, dict[str, Any]]:
     """Tables by `model_type` of a configuration class; the common keys under ``""``."""
-    return {t["model_type"]: t for t in _tables("configs").values()}
+    return {t["model_type"]: with_shared(t) for t in read_tables("configs").values()}
 
 
 def import_config(path: Path) -> Imported:
@@ -160,11 +150,11 @@ class _Import:
                 continue
             table = _over(config_tables()[kind], part)
             values = self.flat(inner, table, key + ".")
-            self.values |= {f"{key}.{k}": v for k, v in values.items()}
+            self.values |= {f"{key}.{k}": v for k, v in values.items()} | {f"{key}.{k}": table[k] for k in ("layout",) if k in table}
             tables.append((key, table, values, part.get("component", "")))
         own = self.flat(top, self.family, "")
         self.values |= own
-        tables.append(("", self.family, own, ""))
+        tables.append(("", self.family, own, self.family.get("component", "")))
         self.found.stop()
         for part_key, rules, values, component in tables:
             self.apply(part_key, rules, values, component)
@@ -220,6 +210,16 @@ class _Import:
                 self.refuse(spelt.get(key, prefix + key), value, f"it is {kind}")
             elif allowed is not None and any(v not in allowed for v in (value if kind == "a list of texts" else [value])):
                 self.refuse(spelt.get(key, prefix + key), value, "supported: " + ", ".join(map(_show, allowed)))
+        for case in table.get("when", []):
+            if "is" in case and case["key"] in values and self.holds(case, values):
+                for key in case.get("needs", ()):
+                    if _empty(values[key]):
+                        self.refuse(spelt.get(key, prefix + key), None, f"{case['key']} = {_show(case['is'])} needs it")
+                for key, allowed in case.get("only", {}).items():
+                    value = values[key]
+                    if not _empty(value) and any(v not in allowed for v in (value if isinstance(value, list) else [value])):
+                        note = f"supported where {case['key']} is {_show(case['is'])}: "
+                        self.refuse(spelt.get(key, prefix + key), value, note + ", ".join(map(_show, allowed)))
         for key, other in table.get("otherwise", {}).items():
             if _empty(values.get(key)):
                 values[key] = values.get(other)
@@ -261,10 +261,16 @@ class _Import:
             for path in [paths] if isinstance(paths, str) else paths:
                 self.put(here + path if path.startswith(".") else path, value)
         for case in table.get("when", []):
-            value = scope.get(case["key"])
-            if older(value, case["before"]) if "before" in case else _word(value) == _word(self.fill(case["is"], scope)):
-                for path, value in case["set"].items():
+            if self.holds(case, scope):
+                for path, value in case.get("set", {}).items():
                     self.put(here + path if path.startswith(".") else path, self.fill(value, scope))
+
+    def holds(self, case: Mapping[str, Any], scope: Mapping[str, Any]) -> bool:
+        """Whether the keys of a `[[when]]` have its values."""
+        if "before" in case:
+            return older(scope.get(case["key"]), case["before"])
+        wanted = {case["key"]: case["is"], **case.get("and", {})}
+        return all(_word(scope.get(key)) == _word(self.fill(value, scope)) for key, value in wanted.items())
 
     def put(self, path: str, value: Any) -> None:
         *parents, last = path.split(".")
@@ -284,7 +290,8 @@ class _Import:
         if isinstance(value, list):
             return [self.fill(v, scope) for v in value]
         if isinstance(value, dict):
-            return {k: self.fill(v, scope) for k, v in value.items()}
+            filled = {k: self.fill(v, scope) for k, v in value.items()}
+            return {k: v for k, v in filled.items() if v is not None}
         if not isinstance(value, str):
             return value
         whole = _HOLE.fullmatch(value)
@@ -348,6 +355,8 @@ def _kind(key: str, table: Mapping[str, Any]) -> str:
     """What a key holds, by its default; a key whose default is null by what stands in for it, or as `only` says."""
     example = table["defaults"][key]
     if _empty(example):
+        example = table.get("examples", {}).get(key, "")
+    if _empty(example):
         example = (table.get("only", {}).get(key) or [table["defaults"].get(table.get("otherwise", {}).get(key), 0)])[0]
     if isinstance(example, bool):
         return "true or false"
@@ -359,6 +368,8 @@ def _kind(key: str, table: Mapping[str, Any]) -> str:
         return "a list of true and false"
     if isinstance(example, list) and example and isinstance(example[0], list):
         return "a list of lists of whole numbers"
+    if isinstance(example, list) and example and isinstance(example[0], float):
+        return "a list of numbers"
     return {int: "a whole number", float: "a number", str: "a text", list: "a list of whole numbers"}[type(example)]
 
 
@@ -369,6 +380,8 @@ def _is(value: Any, kind: str) -> bool:
         return isinstance(value, list) and bool(value) and all(isinstance(v, bool) for v in value)
     if kind == "a list of whole numbers":
         return isinstance(value, list) and bool(value) and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
+    if kind == "a list of numbers":
+        return isinstance(value, list) and bool(value) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value)
     if kind == "a list of lists of whole numbers":
         return isinstance(value, list) and bool(value) and all(_is(v, "a list of whole numbers") for v in value)
     if kind == "a table of whole numbers":
