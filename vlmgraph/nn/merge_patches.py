@@ -29,8 +29,8 @@ class MergePatches(nn.Module):
         side = merges.to(x.device).long()
         patches = grid.to(x.device).prod(dim=1)
         blocks = patches // side**2
-        image = torch.repeat_interleave(torch.arange(len(grid), device=x.device), blocks)
-        own = torch.arange(len(image), device=x.device) - (blocks.cumsum(0) - blocks)[image]  # the block's number in its image
+        image = torch.repeat_interleave(torch.arange(grid.shape[0], device=x.device), blocks)
+        own = torch.arange(image.shape[0], device=x.device) - (blocks.cumsum(0) - blocks)[image]  # the block's number in its image
         m = side[image]
         first = (patches.cumsum(0) - patches)[image] + own * m**2
         low, high = (m - 1) // 2, m // 2  # the rows, and the columns, around the centre

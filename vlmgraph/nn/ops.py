@@ -80,7 +80,7 @@ class GatherStates(nn.Module):
         count = here.long().cumsum(1)
         wanted = count[:, -1:] if self.at == "last" else torch.ones_like(count[:, :1])
         place = (here & (count == wanted)).long().argmax(1) + self.offset
-        return x[torch.arange(len(x), device=x.device), place]
+        return x[torch.arange(x.shape[0], device=x.device), place]
 
 
 class Transpose(nn.Module):

@@ -82,7 +82,7 @@ class MropePositions(nn.Module):
             here = ids == token
             pace = None
             if kind == "video" and self.per_second is not None:
-                pace = torch.ones(len(grid), device=ids.device) if seconds is None else seconds.to(ids.device).float()
+                pace = torch.ones(grid.shape[0], device=ids.device) if seconds is None else seconds.to(ids.device).float()
                 pace = pace * self.per_second
             place, last, span = self.places(here, grid.to(ids.device), kind, pace)
             inside = [torch.where(here, new, old) for new, old in zip(place, inside, strict=True)]
@@ -103,10 +103,10 @@ class MropePositions(nn.Module):
         stops = counts.cumsum(0)
         if readable(here) and int(here.sum()) != int(counts.sum()):
             raise PlaceholderCount(f"input_ids hold {int(here.sum())} {kind} placeholders, but the grids have {int(counts.sum())} tokens")
-        if len(grid) == 0:
+        if grid.shape[0] == 0:
             return [torch.zeros_like(here, dtype=torch.long)] * 3, here, torch.zeros_like(here, dtype=torch.long)
         rank = ranks(here)
-        item = torch.searchsorted(stops, rank.contiguous(), right=True).clamp(max=len(grid) - 1)
+        item = torch.searchsorted(stops, rank.contiguous(), right=True).clamp(max=grid.shape[0] - 1)
         rank = rank - (stops - counts)[item]
         columns, area = width[item], (height * width)[item]
         largest = torch.maximum(height, width)

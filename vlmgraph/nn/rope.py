@@ -136,7 +136,7 @@ def grid_places(grid: Tensor, count: int, merge: int | Tensor = 1) -> tuple[Tens
     frames, rows, columns = (grid[:, i].long() for i in range(3))
     stops = (frames * rows * columns).cumsum(0)
     place = torch.arange(count, device=grid.device)
-    image = torch.searchsorted(stops, place, right=True).clamp(max=len(grid) - 1)
+    image = torch.searchsorted(stops, place, right=True).clamp(max=grid.shape[0] - 1)
     place = place - (stops - frames * rows * columns)[image]
     if isinstance(merge, Tensor):
         merge = merge.long()[image]

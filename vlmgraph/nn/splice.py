@@ -69,10 +69,10 @@ def fill(text: Tensor, here: Tensor, rows: Tensor, port: str) -> Tensor:
         places = int(here.sum())
         if places != len(rows):
             raise PlaceholderCount(f"input_ids hold {places} placeholders for {port!r}, but there are {len(rows)} feature rows")
-    if len(rows) == 0:
+    if rows.shape[0] == 0:
         return text
     # a gather and a where: exact, differentiable, and known to every export target
-    placed = rows[ranks(here).clamp(max=len(rows) - 1)]
+    placed = rows[ranks(here).clamp(max=rows.shape[0] - 1)]
     return torch.where(here[..., None], placed, text)
 
 

@@ -29,19 +29,19 @@ class Stitch(nn.Module):
         """Raises TileCount."""
         side, size = self.side, self.size
         if x.device.type == "meta":  # there are no numbers to read
-            return x.new_empty(len(grid), size * size, x.shape[-1])
+            return x.new_empty(grid.shape[0], size * size, x.shape[-1])
         grid = grid.to(x.device).long()
         tiles = grid.prod(dim=1)
         if readable(grid) and (bool((grid < 1).any()) or int(tiles.sum()) != len(x)):
             raise TileCount(f"grids {grid.tolist()} have {int(tiles.sum())} tiles, but there are {len(x)}")
-        image = torch.repeat_interleave(torch.arange(len(grid), device=x.device), tiles, output_size=len(x))
-        own = torch.arange(len(x), device=x.device) - (tiles.cumsum(0) - tiles)[image]  # the tile's number in its image
+        image = torch.repeat_interleave(torch.arange(grid.shape[0], device=x.device), tiles, output_size=x.shape[0])
+        own = torch.arange(x.shape[0], device=x.device) - (tiles.cumsum(0) - tiles)[image]  # the tile's number in its image
         rows, columns = grid[image, 0], grid[image, 1]
         down = self.weights(own // columns, rows).to(x.dtype)
         across = self.weights(own % columns, columns).to(x.dtype)
         y = (down @ x.unflatten(1, (side, side)).flatten(2)).unflatten(2, (side, -1))  # [V, size, side, d]
         y = (across[:, None] @ y).flatten(1, 2)
-        return y.new_zeros(len(grid), size * size, y.shape[-1]).index_add(0, image, y)
+        return y.new_zeros(grid.shape[0], size * size, y.shape[-1]).index_add(0, image, y)
 
     def weights(self, place: Tensor, count: Tensor) -> Tensor:
         """What each token along one axis of a tile adds to each place of the result: place [V] among count [V] tiles → [V, size, side]."""

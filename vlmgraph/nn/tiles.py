@@ -75,7 +75,7 @@ class Take(nn.Module):
     """Tokens at given places: x [B, N, d], places [B, K, n] → [B, K, n, d]."""
 
     def forward(self, x: Tensor, places: Tensor) -> Tensor:
-        return x[torch.arange(len(x), device=x.device)[:, None, None], places]
+        return x[torch.arange(x.shape[0], device=x.device)[:, None, None], places]
 
 
 class TiledVisionTransformer(Stack):

@@ -179,7 +179,7 @@ def grid_places(grid: Tensor, count: int) -> tuple[Tensor, Tensor]:
     columns = grid[:, 2].long()
     stops = (frames * rows * columns).cumsum(0)
     place = torch.arange(count, device=grid.device)
-    image = torch.searchsorted(stops, place, right=True).clamp(max=len(grid) - 1)
+    image = torch.searchsorted(stops, place, right=True).clamp(max=grid.shape[0] - 1)
     place = place - (stops - frames * rows * columns)[image]
     area = (rows * columns)[image]
     wide = columns[image] // 2
@@ -272,10 +272,10 @@ def fill(text: Tensor, here: Tensor, rows: Tensor, port: str) -> Tensor:
             raise PlaceholderCount(
                 f"input_ids hold {places} placeholders for {port!r}, but there are {len(rows)} feature rows"
             )
-    if len(rows) == 0:
+    if rows.shape[0] == 0:
         return text
     # a gather and a where: exact, differentiable, and known to every export target
-    placed = rows[ranks(here).clamp(max=len(rows) - 1)]
+    placed = rows[ranks(here).clamp(max=rows.shape[0] - 1)]
     return torch.where(here[..., None], placed, text)
 
 
@@ -357,7 +357,7 @@ class MropePositions(nn.Module):
             raise PlaceholderCount(
                 f"input_ids hold {int(here.sum())} {kind} placeholders, but the grids have {int(counts.sum())} tokens"
             )
-        if len(grid) == 0:
+        if grid.shape[0] == 0:
             return (
                 [
                     torch.zeros_like(here, dtype=torch.long),
@@ -368,7 +368,7 @@ class MropePositions(nn.Module):
                 torch.zeros_like(here, dtype=torch.long),
             )
         rank = ranks(here)
-        item = torch.searchsorted(stops, rank.contiguous(), right=True).clamp(max=len(grid) - 1)
+        item = torch.searchsorted(stops, rank.contiguous(), right=True).clamp(max=grid.shape[0] - 1)
         rank = rank - (stops - counts)[item]
         columns = width[item]
         area = (height * width)[item]
