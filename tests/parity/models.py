@@ -23,6 +23,7 @@ from tests.parity import (
     models_mixed,
     models_mllama,
     models_native,
+    models_options,
     models_others,
     models_tiles,
     models_towers,
@@ -342,6 +343,7 @@ CASES |= models_aria.CASES
 CASES |= models_towers.CASES
 CASES |= models_mixed.CASES
 CASES |= models_tiles.CASES
+CASES |= models_options.CASES
 CASES |= models_others.CASES
 CASES |= models_gemma.CASES
 CASES |= models_videollama.CASES

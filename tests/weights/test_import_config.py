@@ -67,7 +67,8 @@ def test_feature_layer_and_strategy(tmp_path: Path, strategy: str, edge: str) ->
     "path, value, code",
     [
         ("vision_feature_select_strategy", "pooled", "VG0604"),
-        ("vision_feature_layer", [-2, -5], "VG0604"),
+        ("vision_feature_layer", [-2, "5"], "VG0604"),
+        ("vision_feature_layer", [], "VG0604"),
         ("text_config.hidden_act", "laplace", "VG0604"),
         ("text_config.attention_bias", "qkv", "VG0604"),
         ("text_config.rope_scaling", {"type": "su", "factor": 2.0}, "VG0604"),

@@ -237,7 +237,7 @@ VALUES = {
     "cross_layer_interval": 2, "vision_config.hidden_size": 4, "qformer_config.hidden_size": 4, "vision_config.in_channels": 3,
     "vision_config.num_channels": 3, "vision_config.width": 4,
     "vision_config.temporal_patch_size": 2, "vision_config.patch_size": 7, "heads": 4, "text_config.num_attention_heads": 4,
-    "text_config.cross_attention_layers": [1, 4, 6, 9], "config.vision.enc_dim": 4,
+    "text_config.cross_attention_layers": [1, 4, 6, 9], "config.vision.enc_dim": 4, "text_config.layout": "llama",
 }  # fmt: skip
 
 

@@ -25,6 +25,7 @@ configuration class:
                                                 # what it repeats, "{list.side}" what all are; "{key.sqrt}" and "{key.rsqrt}" are
                                                 # roots; the others are in `made.py`. An entry of a table that is null is left out
     needs       = [keys]                          # may not be null
+    lists       = [keys]                          # may hold several numbers in place of one
     tokens      = [tokens]                        # of a family: their ids are those of the tokenizer's file
     [[when]]    key, is, set                      # more of the same where a key has that value; `is = "null"` for an absent one, "{key}"
                                                 # for the value of another; or key, before, set: where it is of an older release.
@@ -150,7 +151,7 @@ class _Import:
                 continue
             table = _over(config_tables()[kind], part)
             values = self.flat(inner, table, key + ".")
-            self.values |= {f"{key}.{k}": v for k, v in values.items()} | {f"{key}.{k}": table[k] for k in ("layout",) if k in table}
+            self.values |= {f"{key}.{k}": v for k, v in values.items()} | {f"{key}.model_type": kind, f"{key}.layout": table.get("layout")}
             tables.append((key, table, values, part.get("component", "")))
         own = self.flat(top, self.family, "")
         self.values |= own
@@ -206,7 +207,12 @@ class _Import:
                 continue
             allowed = table.get("only", {}).get(key)
             kind = _kind(key, table)
-            if not _is(value, kind):
+            if key in table.get("lists", ()) and isinstance(value, list):
+                kind = f"{kind} or a list of whole numbers"
+                fits = _is(value, "a list of whole numbers")
+            else:
+                fits = _is(value, kind)
+            if not fits:
                 self.refuse(spelt.get(key, prefix + key), value, f"it is {kind}")
             elif allowed is not None and any(v not in allowed for v in (value if kind == "a list of texts" else [value])):
                 self.refuse(spelt.get(key, prefix + key), value, "supported: " + ", ".join(map(_show, allowed)))
@@ -270,7 +276,7 @@ class _Import:
         if "before" in case:
             return older(scope.get(case["key"]), case["before"])
         wanted = {case["key"]: case["is"], **case.get("and", {})}
-        return all(_word(scope.get(key)) == _word(self.fill(value, scope)) for key, value in wanted.items())
+        return all(_word(self.value(key, scope)) == _word(self.fill(value, scope)) for key, value in wanted.items())
 
     def put(self, path: str, value: Any) -> None:
         *parents, last = path.split(".")

@@ -15,7 +15,7 @@
     name     = "hub"
     prefixes = { "file prefix." = "prefix in the rules." }
 
-`$name` in a template or an operation is a value of the checkpoint's configuration.
+`$name` in a template, an operation or the name of an included layout is a value of the checkpoint's configuration.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ def _computed(table: Mapping[str, Any], values: Mapping[str, Any], beside: Path 
     found = [(Template(substitute(name, values)), why) for name, why in table.get("computed", {}).items()]
     for entry in table.get("include", []):
         under = substitute(entry.get("to", ""), values)
-        found += [(inner.under(under), why) for inner, why in _computed(_included(entry["layout"], beside), values, beside)]
+        included = _included(substitute(entry["layout"], values), beside)
+        found += [(inner.under(under), why) for inner, why in _computed(included, values, beside)]
     return found
 
 
@@ -107,7 +108,7 @@ def _rules(
         rules.append(Rule(sources, targets, operations, entry.get("dim", 0)))
     ignore = [(template(key), why) for key, why in table.get("ignore", {}).items()]
     for entry in table.get("include", []):
-        name, theirs, ours = entry["layout"], *(substitute(entry.get(side, ""), values) for side in ("from", "to"))
+        name, theirs, ours = (substitute(entry.get(side, ""), values) for side in ("layout", "from", "to"))
         if name in seen:
             raise TemplateError(f"{name!r} includes itself")
         scope = {k: substitute(v, values) if isinstance(v, str) else v for k, v in entry.get("values", {}).items()}

@@ -66,5 +66,7 @@ MADE: dict[str, Callable[[Any], Any]] = {
     "inserted": inserted,
     "ones": ones,
     "behind": behind,
+    "several": lambda value: isinstance(value, list),
+    "joined": lambda value: ", ".join(map(str, value)),
     "behind_first": lambda layers: behind(layers)[0],
 }
