@@ -124,8 +124,11 @@ BAD_INPUT_SHAPE = "VG0723"
 BAD_INPUT_VALUE = "VG0724"
 NO_GENERATE = "VG0725"
 BAD_INPUT_DTYPE = "VG0726"
+BAD_OPTION = "VG0727"
 # VG08 export
 UNKNOWN_TARGET = "VG0801"
+CANNOT_EXPORT = "VG0803"
+EXPORT_DEPARTS = "VG0804"
 CANNOT_WRITE_SOURCE = "VG0802"
 # VG09 the command line
 OUTPUT = "VG0901"
@@ -245,8 +248,11 @@ TITLES = {
     BAD_INPUT_SHAPE: "an input of another shape than declared",
     BAD_INPUT_VALUE: "an input whose values do not fit",
     BAD_INPUT_DTYPE: "an input of the wrong dtype",
+    BAD_OPTION: "an option of generation that cannot hold",
     NO_GENERATE: "a model that does not generate",
     UNKNOWN_TARGET: "unknown export target",
+    CANNOT_EXPORT: "a part that a target cannot take",
+    EXPORT_DEPARTS: "an exported graph that does not compute what eager does",
     CANNOT_WRITE_SOURCE: "a part without source that stands alone",
     OUTPUT: "an output folder that cannot be written",
     NO_WEIGHTS: "a model without weights",

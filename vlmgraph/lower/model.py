@@ -109,6 +109,8 @@ class CompiledModel(nn.Module):
     def __init__(self, spec: Spec, graph: Graph, device: str = "cpu", dtype: torch.dtype = torch.float32, mode: str = "eager") -> None:
         super().__init__()
         self.spec, self.graph, self.mode = spec, graph, mode
+        self.generation: dict[str, Any] = {}
+        """Defaults of `generate` that its folder has."""
         self._objective_graphs: dict[str, Graph] = {}
         build_modules(graph, self)
         if device != "meta":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from ..components.inference import SampleImage
 from ..diagnostics import Diagnostic, DiagnosticError
 from ..diagnostics import codes as C
-from .generate import check_padding, choose, new_caches
+from .generate import Draw, applied, check_padding, drawing_rules, new_caches, options_of
 
 if TYPE_CHECKING:
     from .model import CompiledModel
@@ -32,14 +32,17 @@ def sample_image(
     num_return_sequences: int = 1,
     pad_token_id: int | None = None,
     use_cache: bool = True,
+    cache_implementation: str = "dynamic",
+    seed: int | Sequence[int] | None = None,
     generator: torch.Generator | None = None,
     streamer: Callable[[Tensor], None] | None = None,
     **others: Any,
 ) -> Tensor:
     """Codes [B * num_return_sequences, count] in raster order after the prompts input_ids [B, T], padded on the left.
 
-    Options left out are the procedure's; `streamer` is called with each step's codes [B]. Raises DiagnosticError for empty prompts and
-    ones padded on the right, for guidance without a `pad` token, and for inputs other than words.
+    Options left out are the procedure's; `streamer` is called with each step's codes [B]; `seed` is as `generate` has it. Raises
+    DiagnosticError for empty prompts and ones padded on the right, for guidance without a `pad` token, for inputs other than words, and
+    for options that cannot hold.
     """
     given = model.prepare({"input_ids": input_ids, "attention_mask": attention_mask, **others}, procedure.program)
     check_words(given, num_return_sequences)
@@ -47,20 +50,24 @@ def sample_image(
     guidance = procedure.guidance if guidance_scale is None else guidance_scale
     drawn = procedure.sample if do_sample is None else do_sample
     heat = procedure.temperature if temperature is None else temperature
+    chosen = {"temperature": heat, "top_k": top_k, "top_p": top_p, "seed": seed, "cache_implementation": cache_implementation}
+    options, count = options_of(chosen, {}), code_count(model, procedure)
     batch, streams = len(given["input_ids"]), 1 if guidance == 1 else 2
+    draw, rules = Draw(drawn, batch, options.seed, generator), drawing_rules(heat, top_k, top_p)
     if streams == 2:
         pad = procedure.pad if pad_token_id is None else pad_token_id
         bare = without_words(given["input_ids"], given.get("attention_mask"), pad, model.graph.name)
         given = {name: torch.cat([value, bare if name == "input_ids" else value]) for name, value in given.items()}
-    program, caches = model.programs[procedure.program], new_caches(model, procedure.program) if use_cache else {}
+    room = count - 1 if options.cache_implementation == "static" else None
+    program, caches = model.programs[procedure.program], new_caches(model, procedure.program, room) if use_cache else {}
     prompt, codes = given["input_ids"], given["input_ids"].new_empty(batch, 0)
-    for _ in range(count := code_count(model, procedure)):
+    for _ in range(count):
         out = program.run(given, caches)
         scores = next(iter(out.values()))[:, -1].float()
         if streams == 2:
             conditional, unconditional = scores[:batch], scores[batch:]
             scores = unconditional + guidance * (conditional - unconditional)
-        code = choose(scores, drawn, heat, top_k, top_p, generator)
+        code = draw(applied(rules, codes, scores) if drawn else scores)
         codes = torch.cat([codes, code[:, None]], dim=1)
         if streamer:
             streamer(code)

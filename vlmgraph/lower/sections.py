@@ -59,15 +59,11 @@ class Writer:
     def drawn(self, inputs: dict[str, Any], tag: str = "") -> Tensor:
         """New ids [1, n] behind a prompt, the end of the turn left out. They stop where `tag` stands in their own text."""
         before, ends = inputs["input_ids"].shape[1], self.processor.stop
-
-        def closed(ids: Tensor, scores: Tensor | None = None) -> Tensor:
-            found = bool(tag) and tag in self.processor.decode(ids[0, before:].tolist())
-            return torch.tensor([found], device=ids.device)
-
         rules = self.procedure
         out = generate(
             self.model, **inputs, program=rules.program, do_sample=True, temperature=rules.temperature, top_p=rules.top_p,
-            max_new_tokens=rules.max_new_tokens, eos_token_id=ends, stopping_criteria=[closed], generator=self.generator,
+            max_new_tokens=rules.max_new_tokens, eos_token_id=ends, stop_strings=[tag] if tag else (), processor=self.processor,
+            generator=self.generator,
         )  # fmt: skip
         new = out[:, before:]
         return new[:, :-1] if new.shape[1] and int(new[0, -1]) in ends else new

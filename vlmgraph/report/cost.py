@@ -11,7 +11,7 @@ from ..ir.graph import CALL, Graph, Node
 from ..ir.types import INTEGER_KINDS, Type
 from ..passes.slice import MissingInput, ProgramGraph, slice_program
 
-BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8": 1}
+BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "float8": 1}
 
 
 @dataclass(frozen=True)

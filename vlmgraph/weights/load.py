@@ -41,15 +41,18 @@ def load_model(path: str | Path, device: str = "cpu", dtype: Any = None, mode: s
     Raises DiagnosticError for anything that is none of these and for every tensor that is not accounted for.
     """
     from ..api import compile
+    from ..lower.generate import folder_options
 
     folder = Path(path)
     kind = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     if not folder.is_dir():
         return compile(path if not folder.is_file() else folder, device, kind or torch.float32, mode)
-    if (folder / LOCK).is_file():
-        return _compiled(folder, device, kind, mode)
-    if (folder / CONFIG).is_file():
-        return _published(folder, device, kind, mode)
+    for name, opened in ((LOCK, _compiled), (CONFIG, _published)):
+        if (folder / name).is_file():
+            options = folder_options(folder)
+            model = opened(folder, device, kind, mode)
+            model.generation = options
+            return model
     text = f"{folder} is no model: it has neither {LOCK} (a compiled folder) nor {CONFIG} (a checkpoint)"
     raise DiagnosticError(Diagnostic(C.NO_CHECKPOINT, text, fix="give the folder that holds these files"))
 
