@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from tests.architectures.common import changed, close, count, enliven, fresh, graph, lively, meta, noise, published, random_ids, trains
+from vlmgraph.components.inference import Retrieval
 from vlmgraph.ir.dims import Dim
 from vlmgraph.lower.model import CompiledModel
+from vlmgraph.lower.retrieval import retrieve
 from vlmgraph.report.tokens import visual_dims
 from vlmgraph.train.stage import begin
 from vlmgraph.train.step import after_step, before_step
@@ -267,3 +269,28 @@ def test_a_caption_begins_with_its_own_token_and_decodes_with_a_cache() -> None:
     assert torch.equal(model.generate(**given, max_new_tokens=5), wanted)
     other = model.generate(**{**given, "pixel_values": noise(2, 3, 48, 48, seed=5)}, max_new_tokens=5)
     assert not torch.equal(other, wanted)
+
+
+# ---- retrieval
+
+
+def test_retrieval_reads_the_best_once_more() -> None:
+    """By hand, both ways: cosine and the logit of a match for the top two, -100 for the rest."""
+    model, procedure = lively("blip"), graph("blip").procedures["retrieve"]
+    assert isinstance(procedure, Retrieval) and procedure.top == 256
+    pictures, (ids, mask) = noise(3, 3, 48, 48), text((9, 6, 4, 7))
+    texts = {"input_ids": ids, "attention_mask": mask}
+    by_image, by_text = retrieve(model, procedure.model_copy(update={"top": 2}), {"pixel_values": pictures}, texts, batch=4)
+    assert by_image.shape == (3, 4) and by_text.shape == (4, 3)
+    cosine = run("embed_image", {"pixel_values": pictures}) @ run("embed_text", texts).t()
+    for scores, found, of_image in ((cosine, by_image, True), (cosine.t(), by_text, False)):
+        for row in range(len(scores)):
+            best = scores[row].topk(2).indices.tolist()
+            for column in range(scores.shape[1]):
+                i, t = (row, column) if of_image else (column, row)
+                one = {"pixel_values": pictures[i : i + 1], "input_ids": ids[t : t + 1], "attention_mask": mask[t : t + 1]}
+                wanted = (scores[row, column] + run("match", one)[0, 1]).item() if column in best else -100.0
+                assert found[row, column].item() == pytest.approx(wanted, abs=1e-5)
+    alone = retrieve(model, Retrieval(image="embed_image", text="embed_text"), {"pixel_values": pictures}, texts)
+    close(alone[0], cosine)
+    close(alone[1], cosine.t())

@@ -8,7 +8,7 @@ RESERVED = frozenset(
     {
         # loops over programs
         "inference.detect", "inference.duplex", "inference.few_shot", "inference.generate", "inference.generate_then",
-        "inference.linear_probe", "inference.parse_boxes", "inference.rank", "inference.retrieval", "inference.sample",
+        "inference.linear_probe", "inference.parse_boxes", "inference.rank", "inference.sample",
         "inference.stream",
         # data, before and during training
         "recipe.augment", "recipe.balance", "recipe.capfilt", "recipe.caption", "recipe.caption_and_filter", "recipe.caption_pairs",
