@@ -38,6 +38,8 @@ def test_qwen(build: Any) -> None:
     first, second = codec.parse(text + " and <|box_start|>(1,2),(3,4)<|box_end|>", (1000, 1000))
     assert (first.phrase, first.boxes.tolist()) == ("the (big) cat", [[100, 100, 300, 200]])
     assert (second.phrase, second.boxes.tolist()) == ("", [[1, 2, 3, 4]])
+    (alone,) = codec.parse("<|object_ref_start|>a cat<|object_ref_end|> near " + text, (100, 200))
+    assert alone.phrase == "the (big) cat"  # and not what stands between two phrases, of which the first has no boxes
 
 
 @pytest.mark.parametrize("config", [Boxes(), QWEN])

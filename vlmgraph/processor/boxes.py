@@ -25,7 +25,9 @@ class BoxCodec:
         self.config = config
         box = _pattern(config.box, r"\d{1,7}")
         several = f"{box}(?:{re.escape(config.join)}{box})*"
-        phrase = _pattern(config.phrase, r".{0,256}?", capture=True)
+        opening = FIELD.split(config.phrase, maxsplit=1)[0]
+        letter = f"(?!{re.escape(opening)})." if opening else "."  # a phrase without boxes does not run on into the next
+        phrase = _pattern(config.phrase, f"(?:{letter}){{0,256}}?", capture=True)
         before, _, after = config.format.partition("{boxes}")
         optional = f"(?:{phrase})?" if phrase else ""
         self.one = re.compile(_pattern(config.box, r"\d{1,7}", capture=True))
