@@ -30,6 +30,7 @@ FAMILIES = {
     "siglip": "siglip_masked", "metaclip_2": "metaclip_2_small_end_token",
     "instructblip": "instructblip_left_padding", "video_llama_3": "video_llama_3_images_and_pruned_videos",
     "mllama": "mllama_three_images_left_padding", "aimv2": "aimv2_without_a_mask", "kosmos": "kosmos_left_padding",
+    "blip": "blip_matching", "florence2": "florence_2_wide_picture",
 }  # fmt: skip
 
 
