@@ -70,6 +70,15 @@ def test_parameters_of_published_classes(variant: str, cls: str, total: int) -> 
     assert published("blip", None, variant)["total"] == total == sum(p.numel() for p in theirs.parameters())
 
 
+def test_parameters_of_the_large_captioner() -> None:
+    tf = pytest.importorskip("transformers")
+    tower = {"image_size": 384, "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+    with torch.device("meta"):
+        theirs = tf.BlipForConditionalGeneration(tf.BlipConfig(vision_config=tower))
+    theirs.tie_weights()
+    assert published("blip", "large", "captioner")["total"] == 446_290_492 == sum(p.numel() for p in theirs.parameters())
+
+
 def test_the_decoder_shares_all_but_self_attention() -> None:
     model = meta("blip")
     for name, parameter in model.decoder.named_parameters():
