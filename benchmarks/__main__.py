@@ -1,4 +1,4 @@
-"""`python -m benchmarks [check build compile scaling load]`: runs them; README.md shows the latest results of each."""
+"""`python -m benchmarks [check build compile scaling load curation]`: runs them; README.md shows the latest results of each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib import import_module
 
 from .common import page, save
 
-NAMES = ("check", "build", "compile", "scaling", "load")
+NAMES = ("check", "build", "compile", "scaling", "load", "curation")
 
 
 def main(names: list[str]) -> None:
