@@ -26,9 +26,10 @@ from .abstract import (
     samples,
     unwrapped,
 )  # fmt: skip
+from .cached import CacheStand
 from .containers import Containers
 from .frames import Frame
-from .knowledge import attempted, holds_none, is_loose
+from .knowledge import attempted, holds_none, is_loose, may_be_none
 from .stand import Stand
 from .trees import attribute
 from .units import (
@@ -77,6 +78,9 @@ class Builtins(Containers):
         sample = UNKNOWN
         if owner.sample is not UNKNOWN and UNKNOWN not in map(id_or, (*given, *named.values())):
             sample = attempted(lambda: getattr(owner.sample, attr)(*given, **named))
+        if isinstance(owner.sample, CacheStand):
+            none = owner.sample.none(attr, given) and any(map(may_be_none, args))
+            return Dynamic(self.plain_call(attribute(owner.lift(), attr), args, keywords), sample, none)
         loose = owner.loose and attr not in STRICT_DTYPE
         return Dynamic(self.plain_call(attribute(owner.lift(), attr), args, keywords), sample, loose=loose)
 

@@ -30,6 +30,7 @@ from .abstract import (
     samples,
     unwrapped,
 )  # fmt: skip
+from .cached import CacheStand
 from .frames import Frame
 from .ir import Import
 from .knowledge import alike, attempted, facts, is_loose, is_whole, may_be_none, negated
@@ -105,6 +106,8 @@ class Evaluator:
             sample = attempted(lambda: getattr(value.sample, attr)) if value.sample is not UNKNOWN else UNKNOWN
             if attr == "ndim" and isinstance(value.sample, Stand):
                 return Known(value.sample.ndim)
+            if isinstance(value.sample, CacheStand):
+                return Dynamic(attribute(value.lift(), attr), sample, none=attr in value.sample.maybe)
             return Dynamic(attribute(value.lift(), attr), sample if not callable(sample) or isinstance(sample, Stand) else UNKNOWN)
         return Method(attr, value)
 

@@ -15,6 +15,7 @@ from vlmgraph.ir.graph import Node
 
 from .abstract import Pending
 from .assemble import Assembler, Names, import_lines
+from .cached import CACHES
 from .construct import Builder, ties
 from .docs import told
 from .header import module_doc
@@ -29,16 +30,21 @@ from .specialise import Specializer
 from .statements import docstring, function
 from .trees import assign, attribute, call, constant, dotted, name
 from .units import Unit, method_node_of
+from .values import reference
 from .verbatim import Code, doc_of, torch_base, verbatim
 
 if TYPE_CHECKING:
     from vlmgraph.lower.model import CompiledModel
 
 
-def source(model: CompiledModel) -> str:
-    """Standalone source with the model's state-dict keys and programs. Raises DiagnosticError."""
+def source(model: CompiledModel, cached: str | None = None) -> str:
+    """Standalone source with the model's state-dict keys and programs. Raises DiagnosticError.
+
+    `cached` is a program that decodes with a cache: its method takes `cache_COMPONENT` for each component that it caches, and where it
+    carries values there is `NAME_step` too, for the steps behind the first.
+    """
     try:
-        return render(Generator(model).module())
+        return render(Generator(model, cached).module())
     except PROBLEMS as error:
         raise diagnosed(error, model) from error
 
@@ -63,7 +69,8 @@ def render(module: Module) -> str:
 
 
 class Generator:
-    def __init__(self, model: CompiledModel) -> None:
+    def __init__(self, model: CompiledModel, cached: str | None = None) -> None:
+        self.cached = cached
         if model.device.type != "meta":  # modules are followed with stand-ins for tensors
             model = type(model)(model.spec, model.graph, device="meta")
         self.model, self.graph = model, model.graph
@@ -97,7 +104,8 @@ class Generator:
         names = Names({"Model"})
         init = self.init(members)
         methods = [self.program_method(p) for p in programs]
-        assembler.scan([init, *methods, dotted("nn.Module"), dotted("Tensor")])
+        caches = [reference((c.__module__, c.__name__), c.__name__) for c in CACHES] if self.cached else []
+        assembler.scan([init, *methods, dotted("nn.Module"), dotted("Tensor"), *caches])
         assembler.settle(names)
         assembler.rename([init, *methods], names)
         definitions = [*assembler.definitions(names), self.model_class(init, methods)]
@@ -202,8 +210,18 @@ class Generator:
     # ---- programs
 
     def programs(self) -> tuple[list[ProgramMethod], list[str]]:
-        found, left_out = [], []
+        found: list[ProgramMethod] = []
+        left_out = []
+        self.methods: dict[str, ProgramMethod] = {}
+        """The method of each program that has one."""
+        self.steps: dict[str, ProgramMethod] = {}
         for program, declared in self.graph.programs.items():
+            if program == self.cached:
+                found += self.decoding(program)
+                continue
+            if self.cached is not None and same_declared(declared, self.graph.programs[self.cached]):
+                left_out.append(f"Program {program!r} is {self.cached!r} with caches that are empty.")
+                continue
             if declared.cache or declared.carry:
                 left_out.append(f"Program {program!r} decodes with a cache and is left out.")
                 continue
@@ -211,9 +229,20 @@ class Generator:
             same = next((f for f in found if same_program(f, made)), None)
             if same is not None:
                 left_out.append(f"Program {program!r} is {same.name!r}.")
+                self.methods[program] = same
                 continue
+            self.methods[program] = made
             found.append(made)
         return found, left_out
+
+    def decoding(self, program: str) -> list[ProgramMethod]:
+        """The method of a program that decodes, and that of its later steps where it carries values to them."""
+        name = self.method_name(program)
+        made = self.methods[program] = Writer(self.graph, program, self.defaults, self.returns).method(name)
+        if not self.graph.programs[program].carry:
+            return [made]
+        step = self.steps[program] = Writer(self.graph, program, self.defaults, self.returns, step=True).method(f"{name}_step")
+        return [made, step]
 
     def method_name(self, program: str) -> str:
         taken = {c.partition(".")[0] for c in self.graph.components}
@@ -288,6 +317,8 @@ class Generator:
             kwarg=None,
             defaults=[constant(None)] * len(program.optional),
         )
+        signature.kwonlyargs = [ast.arg(arg=c, annotation=name("KVCache")) for c in program.caches]
+        signature.kw_defaults = [None] * len(program.caches)
         told = [f"{safe(k)} {shape(t)}" for k, t in {**program.required, **program.optional}.items()]
         gives = [f"{k} {shape(t)}" for k, t in program.outputs.items()]
         doc = ast.Expr(value=ast.Constant(value=f"{', '.join(told)} → {', '.join(gives)}."))
@@ -326,6 +357,11 @@ def safe(value: str) -> str:
     from vlmgraph.lower.program import identifier
 
     return identifier(value)
+
+
+def same_declared(a: Any, b: Any) -> bool:
+    """Whether two programs are cut alike, whatever they keep between steps."""
+    return (a.outputs, a.inputs, a.without) == (b.outputs, b.inputs, b.without)
 
 
 def same_program(a: ProgramMethod, b: ProgramMethod) -> bool:

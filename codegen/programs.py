@@ -13,6 +13,8 @@ from vlmgraph.ir.types import Type
 from vlmgraph.lower.program import identifier
 from vlmgraph.passes.slice import ProgramGraph
 
+from .abstract import Dynamic
+from .cached import StackStand
 from .trees import assign, attribute, call, constant, item, name, not_none
 from .worlds import World, Worlds
 
@@ -44,13 +46,18 @@ class ProgramMethod:
     outputs: dict[str, Type]
     body: list[Any]
     calls: list[Call] = field(default_factory=list)
+    caches: tuple[str, ...] = ()
+    """Parameters behind all others: what the components that remember hold between steps."""
 
 
 class Writer:
     """Writes one program."""
 
-    def __init__(self, graph: Graph, program: str, defaults: Callable[[Node], Mapping[str, Any]], returns: Callable[[Node], Any]) -> None:
-        self.graph, self.worlds, self.defaults, self.returns = graph, Worlds(graph, program), defaults, returns
+    def __init__(
+        self, graph: Graph, program: str, defaults: Callable[[Node], Mapping[str, Any]], returns: Callable[[Node], Any], step: bool = False
+    ) -> None:
+        self.graph, self.worlds, self.defaults, self.returns = graph, Worlds(graph, program, step), defaults, returns
+        self.caches = {c: f"cache_{identifier(c)}" for s in self.worlds.slices.values() for c in s.cache}
         self.names: dict[str, str] = {}
         self.calls: list[Call] = []
         self.items: list[Item] = []
@@ -89,7 +96,8 @@ class Writer:
             outputs |= worlds.slices[world].outputs
         self.finish(outputs)
         types = {k: self.types[self.graph.resolve(v)] if v not in self.types else self.types[v] for k, v in outputs.items()}
-        return ProgramMethod(method_name, worlds.required, worlds.optional, types, self.scheduled(), self.calls)
+        caches = tuple(dict.fromkeys(self.caches.values()))
+        return ProgramMethod(method_name, worlds.required, worlds.optional, types, self.scheduled(), self.calls, caches)
 
     def count_uses(self, ids: Iterable[str]) -> dict[str, int]:
         """How many ports and outputs read a value, the most in one world."""
@@ -105,10 +113,10 @@ class Writer:
     def node(self, id: str) -> None:
         runs = {w: nodes[id] for w, nodes in self.nodes.items() if id in nodes}
         first = next(iter(runs.values()))
-        sources: dict[str, dict[World, Any]] = {
-            port: {w: n.inputs.get(port) for w, n in runs.items()} for port in self.graph.node(id).inputs
-        }
-        arguments = {port: self.argument(self.graph.node(id), port, found) for port, found in sources.items()}
+        # as it stands in the graph, and with what a step hands to it
+        whole = {**{port: source for n in runs.values() for port, source in n.inputs.items()}, **self.graph.node(id).inputs}
+        sources: dict[str, dict[World, Any]] = {port: {w: n.inputs.get(port) for w, n in runs.items()} for port in whole}
+        arguments = {port: self.argument(whole[port], found) for port, found in sources.items()}
         arguments = {port: a for port, a in arguments.items() if a is not None}
         if first.op != CALL:
             self.step(first, arguments, frozenset(runs))
@@ -123,12 +131,11 @@ class Writer:
             left = {p: a for p, a in arguments.items() if p not in apart or p in given}
             self.call(runs[worlds[0]], left, sources, frozenset(worlds))
 
-    def argument(self, node: Node, port: str, found: Mapping[World, Any]) -> Any:
-        """The expression of a port, and the variables it reads; None where it is never fed."""
+    def argument(self, whole: Any, found: Mapping[World, Any]) -> Any:
+        """The expression of a port that is fed by `whole`, and the variables it reads; None where it is never fed."""
         kinds = list(dict.fromkeys(found.values()))
         if kinds == [None]:
             return None
-        whole = node.inputs[port]
         if not isinstance(whole, str):
             if len(kinds) == 1:
                 return self.several([self.read(s) for s in kinds[0]])
@@ -260,6 +267,9 @@ class Writer:
             else:
                 maybe = None in found or any(self.may_be_none(s, sources[port], worlds) for s in kinds)
                 described[port] = (self.types[kinds[0]], None) if maybe else self.types[kinds[0]]
+        if node.component in self.caches:
+            made.ports["cache"] = name(self.caches[node.component])
+            described["cache"] = Dynamic(name("cache"), StackStand())
         self.calls.append(Call(node, described))
         wanted = {p: v for p, v in ((p, node.value(p)) for p in node.outputs) if self.uses.get(v)}
         statements, writes, _ = self.returns(node)(self, made, wanted, bool(taps or asked))

@@ -77,7 +77,9 @@ class Specializer(Looper):
         """A call from a program: a type, a type that may be None, a list of types, or a constant for each argument."""
         bound: dict[str, Value] = {}
         for key, what in described.items():
-            if isinstance(what, Type):
+            if isinstance(what, Dynamic):
+                bound[key] = what
+            elif isinstance(what, Type):
                 bound[key] = Dynamic(name(key), sample_of(what), False, what.kind == "mask")
             elif isinstance(what, tuple) and what and isinstance(what[0], Type):
                 bound[key] = Dynamic(name(key), sample_of(what[0]), True, what[0].kind == "mask")

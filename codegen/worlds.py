@@ -5,12 +5,15 @@ from __future__ import annotations
 import ast
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from vlmgraph.ir.graph import Graph
 from vlmgraph.ir.types import Type
+from vlmgraph.lower.program import identifier
 from vlmgraph.passes.slice import MissingInput, ProgramGraph, slice_program
 
+from .cached import step_inputs
 from .trees import name, not_none
 
 MOST = 9
@@ -27,9 +30,9 @@ class TooManyInputs(Exception):
 class Worlds:
     """The slices of one program for every combination of its optional inputs."""
 
-    def __init__(self, graph: Graph, program: str) -> None:
+    def __init__(self, graph: Graph, program: str, step: bool = False) -> None:
         self.graph, self.program = graph, program
-        relevant = relevant_inputs(graph, program)
+        relevant = step_inputs(graph, program) if step else relevant_inputs(graph, program)
         fixed = frozenset(k for k, t in relevant.items() if not t.optional)
         free = [k for k, t in relevant.items() if t.optional]
         if len(free) > MOST:
@@ -38,7 +41,7 @@ class Worlds:
         for count in range(len(free), -1, -1):
             for chosen in itertools.combinations(free, count):
                 try:
-                    self.slices[frozenset(chosen)] = slice_program(graph, program, fixed | set(chosen))
+                    self.slices[frozenset(chosen)] = with_carried(slice_program(graph, program, fixed | set(chosen), step))
                 except MissingInput:
                     continue
         self.all = frozenset(self.slices)
@@ -55,7 +58,7 @@ class Worlds:
         if worlds == self.all:
             return None
         terms = self.terms(worlds)
-        tests = [_all_of([not_none(name(k), given) for k, given in term]) for term in terms]
+        tests = [_all_of([not_none(name(identifier(k)), given) for k, given in term]) for term in terms]
         return tests[0] if len(tests) == 1 else ast.BoolOp(op=ast.Or(), values=tests)
 
     def terms(self, worlds: frozenset[World]) -> list[list[tuple[str, bool]]]:
@@ -74,6 +77,11 @@ class Worlds:
 
     def holding(self, term: list[tuple[str, bool]]) -> frozenset[World]:
         return frozenset(w for w in self.all if all((k in w) == given for k, given in term))
+
+
+def with_carried(program: ProgramGraph) -> ProgramGraph:
+    """What the next step receives among the outputs, as `carry.NAME`."""
+    return replace(program, outputs={**program.outputs, **{f"carry.{k}": v for k, v in program.carry.items()}})
 
 
 def _all_of(tests: list[Any]) -> Any:

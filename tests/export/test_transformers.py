@@ -1,0 +1,133 @@
+"""The folder for transformers: in a process without vlmgraph it loads, gives the same numbers and writes the same tokens."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import vlmgraph
+from tests.levels.models import SPECS, inputs, tiny
+from vlmgraph.lower.generate.grow import continued, written_input
+from vlmgraph.passes.slice import MissingInput
+
+HERE = Path(__file__).parent
+FAST = ("llava-1.5", "qwen2-vl", "llama-3.2-vision", "clip")
+WITHIN = 1e-5
+"""Relative: the same operations in the same order, but for keys and values that a cache joins; float32."""
+STEPS = 4
+
+
+def written(model, program: str, given: dict[str, torch.Tensor], beams: bool) -> dict | None:
+    """What the compiled model writes behind a prompt: its own greedy tokens, and the scores before each of some given tokens."""
+    main = written_input(model)
+    random = torch.Generator().manual_seed(5)
+    if main not in given:
+        rows = len(next(iter(given.values())))
+        given = {**given, main: torch.full((rows, 1), model.graph.tokens.get("<decoder_start>", 0))}
+    usual = torch.tensor([i for i in range(3, 60) if i not in model.graph.tokens.values()])
+    tokens = usual[torch.randint(len(usual), (len(given[main]), STEPS), generator=random)]
+    scores = [model.programs[program](**continued(model, given, tokens[:, :n], main))["logits"][:, -1] for n in range(STEPS)]
+    greedy = model.generate(**given, max_new_tokens=STEPS)
+    prompt = given[main].shape[1]
+    placeholders = torch.tensor([*model.graph.tokens.values(), -1])
+    ends = torch.isin(greedy[:, prompt:], placeholders).any(0).nonzero()  # of an image that nobody gave: no program reads it
+    greedy = greedy[:, : prompt + (int(ends[0]) + 1 if len(ends) else STEPS)]
+    declared = model.graph.programs[program]
+    return {
+        "tokens": tokens, "scores": torch.stack(scores, 1), "greedy": greedy, "prompt": prompt,
+        "cached": bool(declared.cache), "beams": beams,
+    }  # fmt: skip
+
+
+def left(given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Padding moved to the front of every row."""
+    mask = given.get("attention_mask")
+    if mask is None or bool(mask[:, -1].all()):
+        return given
+    order = mask.long().argsort(dim=1, stable=True)
+    return {k: v.gather(1, order) if v.shape == mask.shape else v for k, v in given.items()}
+
+
+@torch.no_grad()
+def recorded(name: str, folder: Path) -> None:
+    """The folder, with inputs and what the compiled model makes of them."""
+    model, _ = tiny(name)
+    vlmgraph.export(model, "transformers", folder)
+    writes = "generate" in model.programs
+    program = "generate" if writes else model.main
+    calls: dict[str, dict] = {}
+    for label, media in (("pictures", True), ("text alone", False)):
+        try:
+            given = left(inputs(name, program, media=media))
+            if not media and given.keys() == calls["pictures"]["inputs"].keys():
+                continue
+            outputs = model.programs[program](**given)
+        except (MissingInput, vlmgraph.diagnostics.DiagnosticError):
+            assert not media  # there is no such call
+            continue
+        said = written(model, program, given, beams=name in FAST) if writes else None
+        calls[label] = {"inputs": given, "outputs": outputs, "within": WITHIN, "written": said}
+    shown = {n.component for n in model.programs[program].graph().nodes if n.op == "call" and not n.facet and seen(model, n)}
+    torch.save({"encoders": sorted(shown), "calls": calls}, folder / "recorded.pt")
+
+
+def seen(model, node) -> bool:
+    """Whether a component reads pictures themselves."""
+    kinds = [model.graph.inputs[s].kind for s in node.sources() if s in model.graph.inputs]
+    trained = next(model.get_submodule(node.component).parameters(), None)
+    return trained is not None and any(kind in ("image", "video", "patches") for kind in kinds)
+
+
+def loaded(folders: list[Path], home: Path) -> list[list[str]]:
+    """The differences found for every folder, in one process that cannot import vlmgraph."""
+    env = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-I", str(HERE / "loaded.py"), *map(str, folders)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    assert run.returncode == 0, run.stderr[-3000:]
+    return [json.loads(line.removeprefix("RESULT ")) for line in run.stdout.splitlines() if line.startswith("RESULT ")]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, tuple[Path, list[str]]]:
+    root = tmp_path_factory.mktemp("transformers")
+    for name in FAST:
+        recorded(name, root / name)
+    found = loaded([root / name for name in FAST], root / "home")
+    return {name: (root / name, result) for name, result in zip(FAST, found, strict=True)}
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_loads_forwards_and_writes_the_same(name: str, folders) -> None:
+    assert folders[name][1] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [s for s in SPECS if s not in FAST])
+def test_every_spec(name: str, tmp_path: Path) -> None:
+    recorded(name, tmp_path / name)
+    assert loaded([tmp_path / name], tmp_path / "home") == [[]]
+
+
+def test_tied_weights_are_written_once(folders, tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    model = next(m for m in (tiny(name)[0] for name in ("llava-1.5", "paligemma", "smolvlm")) if tied(m))
+    vlmgraph.export(model, "transformers", tmp_path)
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        kept = set(file.keys())
+    every = {f"model.{k}" for k in model.state_dict()}
+    assert kept < every and len(every - kept) == len(tied(model))
+    assert json.loads((tmp_path / "config.json").read_text())["tie_word_embeddings"] is True
+
+
+def tied(model) -> list[str]:
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return [n for group in names.values() for n in group[1:]]

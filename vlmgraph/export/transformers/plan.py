@@ -1,0 +1,222 @@
+"""What of a model is to be said to transformers: names, inputs by what becomes of them while text is written, caches, ties."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ...ir.graph import CALL, Graph
+from ...ir.types import INTEGER_KINDS, Type
+from ...lower.program import identifier
+
+if TYPE_CHECKING:
+    from ...codegen.generate import Generator
+    from ...lower.model import CompiledModel
+
+GENERATES = "logits"
+"""The output that a program which writes text gives."""
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A component that remembers: the parameter of its cache, and the number of its first layer among those of all."""
+
+    component: str
+    parameter: str
+    first: int
+    layers: int
+
+
+@dataclass
+class Plan:
+    """Everything that the templates fill in."""
+
+    title: str
+    name: str
+    prefix: str
+    model_class: str
+    config_class: str
+    model_type: str
+    program: str
+    method: str
+    step: str
+    generates: bool
+    caches: list[Cache]
+    inputs: list[str]
+    floating: list[str]
+    outputs: list[str]
+    output_keys: dict[str, str]
+    written: str
+    main_input: str
+    others: list[str]
+    along: list[str]
+    sliced: list[str]
+    seen: list[str]
+    typed: list[str]
+    marked: list[str]
+    carried: dict[str, str]
+    call: str
+    step_call: str
+    start: int
+    ties: dict[str, str]
+    blocks: list[str]
+    embeddings: str
+    head: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    decoder_ids: bool = False
+    stateful: bool = False
+
+    @property
+    def model_module(self) -> str:
+        return f"model_{self.name}"
+
+    @property
+    def configuration_module(self) -> str:
+        return f"configuration_{self.name}"
+
+    @property
+    def modeling_module(self) -> str:
+        return f"modeling_{self.name}"
+
+    @property
+    def source(self) -> str:
+        return f"{self.model_module}.py"
+
+
+def writing_program(graph: Graph) -> str | None:
+    """The program that writes text, if one does."""
+    name = "generate"
+    return name if name in graph.programs and GENERATES in [o.partition(".")[0] for o in graph.outputs] else None
+
+
+def plan(model: CompiledModel, generator: Generator, program: str, writes: bool) -> Plan:
+    """`generator` has made the module, so that the methods of programs are known."""
+    graph = model.graph
+    name = identifier(graph.name).lower()
+    prefix = "".join(part.capitalize() for part in re.split(r"[^A-Za-z0-9]+", graph.name) if part)
+    prefix = prefix if not prefix[0].isdigit() else f"Model{prefix}"
+    method = generator.methods[program]
+    written = "decoder_input_ids" if "decoder_input_ids" in graph.inputs else "input_ids"
+    types: Mapping[str, Type] = {**method.required, **method.optional}
+    step = generator.steps.get(program)
+    inputs = list(dict.fromkeys([*(n for n in (written, "input_ids", "attention_mask") if n in types), *types]))
+    caches = stacks(graph, program) if method.caches else []
+    keys = [k for k in method.outputs if not k.startswith("carry.")]
+    decoder_ids = written == "decoder_input_ids" and writes
+    beside = {k: t for k, t in types.items() if k not in (written, "input_ids", "attention_mask", "decoder_attention_mask")}
+    like = graph.inputs[written].dims if written in graph.inputs else ()
+    seen = [k for k, t in beside.items() if writes and t.kind == "mask" and len(t.dims) > 2 and t.dims[1] == like[1]]
+    carried = {k: identifier(k.partition(".")[2]) for m in (method, step) if m for k in m.outputs if k.startswith("carry.")}
+    step_types = {**step.required, **step.optional} if step else {}
+    own = [k for k in step_types if k in graph.inputs]
+    handed = [f"{identifier(k)}=kept.carried.get({identifier(k)!r})" for k in step_types if k not in graph.inputs]
+    rest = [f"{c.parameter}=stacks[{c.parameter!r}]" for c in caches]
+    along = [written, "attention_mask", *seen]
+    return Plan(
+        title=graph.name,
+        name=name,
+        prefix=prefix,
+        model_class=f"{prefix}ForConditionalGeneration" if writes else f"{prefix}Model",
+        config_class=f"{prefix}Config",
+        model_type=f"vlmgraph_{name}",
+        program=program,
+        method=method.name,
+        step=step.name if step else "",
+        generates=writes,
+        caches=caches,
+        inputs=inputs,
+        floating=[k for k, t in types.items() if t.kind not in INTEGER_KINDS and t.kind != "mask"],
+        outputs=list(dict.fromkeys(identifier(k) for k in keys)),
+        output_keys={identifier(k): k for k in keys},
+        written=written,
+        main_input="input_ids" if writes else next(iter(types)),
+        others=[k for k in inputs if k not in (written, "input_ids", "attention_mask")],
+        along=along,
+        sliced=[written, *seen],
+        seen=seen,
+        typed=[k for k, t in beside.items() if writes and t.kind == "index" and t.dims == like],
+        marked=[k for k, t in beside.items() if writes and t.kind == "mask" and t.dims == like],
+        carried=carried,
+        call=", ".join([*(f"{identifier(k)}={k}" for k in types), *rest]),
+        step_call=", ".join([*(f"{identifier(k)}={k}" for k in own), *handed, *rest]),
+        start=int(graph.tokens.get("<decoder_start>", 0)),
+        ties=ties(model),
+        blocks=blocks(model),
+        embeddings=embeddings(model, written),
+        head=head(model),
+        facts=facts(graph, caches),
+        decoder_ids=decoder_ids,
+    )
+
+
+def stacks(graph: Graph, program: str) -> list[Cache]:
+    made, first = [], 0
+    for component in graph.programs[program].cache:
+        count = int(getattr(graph.components[component], "layers", 0) or 0)
+        made.append(Cache(component, f"cache_{identifier(component)}", first, count))
+        first += count
+    return made
+
+
+def ties(model: CompiledModel) -> dict[str, str]:
+    """Names of parameters that are another one, as transformers ties them: name → the name that is saved."""
+    first: dict[int, str] = {}
+    found: dict[str, str] = {}
+    for path, parameter in model.named_parameters(remove_duplicate=False):
+        if id(parameter) in first:
+            found[f"model.{path}"] = f"model.{first[id(parameter)]}"
+        first.setdefault(id(parameter), path)
+    return found
+
+
+def blocks(model: CompiledModel) -> list[str]:
+    """Filled in when the classes of the file have their names."""
+    return []
+
+
+def embeddings(model: CompiledModel, written: str) -> str:
+    """Where the table of token embeddings stands."""
+    from torch import nn
+
+    for node in model.graph.nodes:
+        if node.op == CALL and written in node.sources():
+            part = model.get_submodule(node.component)
+            found = next((p for p, m in part.named_modules() if isinstance(m, nn.Embedding)), None)
+            if found is not None:
+                return ".".join(filter(None, ("model", node.component, found)))
+    return ""
+
+
+def head(model: CompiledModel) -> str:
+    """Where the linear map to logits stands."""
+    from torch import nn
+
+    value = model.graph.resolve(GENERATES) if GENERATES in model.graph.outputs else ""
+    node = next((n for n in model.graph.nodes if n.op == CALL and value in [v for v, _ in n.values()]), None)
+    if node is None:
+        return ""
+    part = model.get_submodule(node.component)
+    found = [p for p, m in part.named_modules() if isinstance(m, nn.Linear)]
+    return ".".join(filter(None, ("model", node.component, found[0]))) if len(found) == 1 else ""
+
+
+def facts(graph: Graph, caches: list[Cache]) -> dict[str, Any]:
+    """Fields of the configuration that other software reads, of the stack that writes."""
+    known: dict[str, Any] = {}
+    if caches:
+        config: Any = graph.components[caches[0].component]
+        found = {
+            "vocab_size": getattr(config, "vocab", None), "hidden_size": getattr(config, "width", None),
+            "num_attention_heads": getattr(config, "heads", None), "num_key_value_heads": getattr(config, "kv_heads", None),
+            "num_hidden_layers": sum(c.layers for c in caches),
+        }  # fmt: skip
+        known |= {k: v for k, v in found.items() if isinstance(v, int)}
+    return known
+
+
+def to_json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
