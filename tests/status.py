@@ -26,7 +26,7 @@ LEVELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "L1": ("runs and trains at `tiny`, mechanisms tested", ("runs", "trains", "mechanisms")),
     "L2": ("published size: parameters, visual tokens", ("counts",)),
     "L3": ("same numbers as the reference", ("numbers",)),
-    "L4": ("source, compiled and ONNX equal eager", ("source", "compiled", "onnx")),
+    "L4": ("source, compiled, decoding with caches and ONNX equal eager", ("source", "compiled", "decoding", "onnx")),
     "L5": ("learns", ("learns",)),
 }
 """Proof levels, and the parts of each."""
@@ -37,6 +37,8 @@ SWEEPS = {
     "tests/levels/test_levels.py::test_trains": "trains",
     "tests/levels/test_levels.py::test_source": "source",
     "tests/levels/test_compiled.py::test_compiled": "compiled",
+    "tests/levels/test_generated.py::test_generated": "decoding",
+    "tests/levels/test_generated.py::test_generated_by_variants": "decoding",
     "tests/report/test_drawings.py::TestDrawings": "drawing",
     "tests/report/test_published.py::test_parameters_of_every_component_are_those_built": "counts",
 }

@@ -10,26 +10,21 @@ from torch import Tensor
 
 import vlmgraph
 from tests.architectures.common import enliven
-from tests.levels.models import SPECS
+from vlmgraph.diagnostics import DiagnosticError
 from vlmgraph.ir.graph import CALL
-from vlmgraph.lower.example import example_inputs
+from vlmgraph.lower.example import Amount, example_inputs
 from vlmgraph.lower.generate.grow import written_input
 from vlmgraph.lower.model import CompiledModel
 from vlmgraph.passes.slice import MissingInput
 from vlmgraph.processor import Processor
 from vlmgraph.processor.model import model_processor
 
+MEDIA = ("image", "video", "patches", "map", "grid")
 
-@cache
-def writers() -> list[str]:
-    """`spec` or `spec:variant`, of graphs that have a program which caches and gives logits."""
-    found = []
-    for name in SPECS:
-        spec = vlmgraph.read_spec(name, size="tiny")
-        for variant in (None, *spec.variants):
-            if "generate" in vlmgraph.elaborate(vlmgraph.read_spec(name, size="tiny", variant=variant)).programs:
-                found.append(name if variant is None else f"{name}:{variant}")
-    return found
+
+def variants(spec: str) -> list[str]:
+    """`spec` and `spec:variant`."""
+    return [spec, *(f"{spec}:{variant}" for variant in vlmgraph.read_spec(spec, size="tiny").variants)]
 
 
 @cache
@@ -41,15 +36,20 @@ def writer(name: str) -> tuple[CompiledModel, Processor]:
 
 
 @cache
-def prompt(name: str, media: bool = True) -> dict[str, Tensor] | None:
-    """Two questions of different length, with a picture each or without; None where the model needs pictures. A decoder that has a text
-    of its own begins it itself."""
+def prompt(name: str, media: bool = True, batch: int = 2, pictures: int = 1) -> dict[str, Tensor] | None:
+    """Questions of different length, with pictures or without; None where the model cannot be asked so. A decoder that has a text of its
+    own begins it itself."""
     model, processor = writer(name)
-    try:
-        made = example_inputs(model.graph, processor, "generate", media=media)
-    except MissingInput:
+    if media and not any(type_.kind in MEDIA for type_ in model.graph.inputs.values()):
         return None
-    if not media and any(model.graph.inputs[n].kind in ("image", "video", "patches", "map") for n in made):
+    try:
+        made = example_inputs(model.graph, processor, "generate", media=media, amount=Amount(batch=batch, pictures=pictures))
+        model.prepare(made, "generate")  # whose pictures are one a row takes no two
+    except (DiagnosticError, MissingInput):
+        if media and pictures == 1:
+            raise
+        return None
+    if not media and any(model.graph.inputs[n].kind in MEDIA for n in made):
         return None
     given = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in made.items()}
     if written_input(model) == "decoder_input_ids":
@@ -74,3 +74,9 @@ def placeholders(name: str) -> tuple[int, ...]:
     """Tokens that stand for media: a model that writes one has no picture for it."""
     graph = writer(name)[0].graph
     return tuple(sorted({t for n in graph.nodes if n.op == CALL for tokens in graph.config(n).placeholders.values() for t in tokens}))
+
+
+def answers(name: str, given: dict[str, Tensor], new: int = 4, **options) -> Tensor:
+    """The new tokens."""
+    made = writer(name)[0].generate(**given, max_new_tokens=new, min_new_tokens=new, suppress_tokens=placeholders(name), **options)
+    return made[:, -new:]

@@ -97,7 +97,9 @@ class Decoder:
 
 
 def last(out: Mapping[str, Tensor]) -> Tensor:
-    return out["logits"][:, -1].float()
+    """Scores of the last place, in single precision at least."""
+    logits = out["logits"][:, -1]
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def carried(out: Mapping[str, Any]) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def prepared(
 ) -> Task:
     """Options held against each other, inputs against their types."""
     name = program or ("generate" if "generate" in model.programs else model.main)
-    if name not in model.programs or "logits" not in model.programs[name].graph().outputs:
+    if name not in model.programs or not writes(model, name):
         raise DiagnosticError(Diagnostic(C.NO_GENERATE, f"{model.graph.name} has no program that gives logits to generate from"))
     chosen, others = split(given, list(model.accepted(name)))
     options = options_of(chosen, model.generation)
@@ -143,6 +143,13 @@ def prepared(
         criteria.append(StopStrings(options.stop_strings, decode_of(decoding), prompt))
     criteria += stopping_criteria or ()
     return Task(decoder, options, text_rules(options, prompt), list(logits_processor or ()), warp, criteria, draw)
+
+
+def writes(model: CompiledModel, name: str) -> bool:
+    """Whether a program scores the next token of each place of a text: logits[B, T, V]."""
+    value = model.programs[name].graph().outputs.get("logits")
+    types = model.graph.types()
+    return value is not None and len(types[value if value in types else model.graph.resolve(value)].dims) == 3
 
 
 def started(model: CompiledModel, inputs: dict[str, Any]) -> Tensor:
