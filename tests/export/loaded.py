@@ -21,7 +21,8 @@ sys.meta_path.insert(0, Blocker())
 
 import torch  # noqa: E402
 import transformers  # noqa: E402
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText  # noqa: E402
+from PIL import Image  # noqa: E402
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor  # noqa: E402
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -42,11 +43,35 @@ class Forced:
         return scores.scatter(1, self.tokens[:, ids.shape[1] - self.prompt, None], 0.0)
 
 
+def shown(value):
+    """Pixels as pictures, wherever they stand."""
+    if isinstance(value, torch.Tensor):
+        return Image.fromarray(value.numpy())
+    return [shown(v) for v in value] if isinstance(value, list) else value
+
+
+def processed(folder: Path, calls) -> list[str]:
+    """What differs between the inputs that the folder's processor makes and those recorded."""
+    found = []
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    for call, wanted in calls:
+        made = processor(**{name: shown(value) if name not in ("text", "messages") else value for name, value in call.items()})
+        if sorted(made) != sorted(wanted):
+            found.append(f"the processor makes {sorted(made)}, not {sorted(wanted)}")
+        found += [f"the processor's {k} differs" for k in wanted if k in made and not same(made[k], wanted[k])]
+    return found
+
+
+def same(a, b):
+    return a.dtype == b.dtype and torch.equal(a, b)
+
+
 def compared(folder: Path) -> list[str]:
     """What differs between what the folder's model gives and what is recorded beside it."""
     saved = torch.load(folder / "recorded.pt", weights_only=True)
     found = []
     classes = AutoConfig.from_pretrained(folder, trust_remote_code=True).auto_map
+    found += processed(folder, saved["processor"]) if "AutoProcessor" in classes else ["it has no processor"]
     auto = AutoModelForImageTextToText if "AutoModelForImageTextToText" in classes else AutoModel
     model, info = auto.from_pretrained(folder, trust_remote_code=True, output_loading_info=True)
     found += [f"{k}: {sorted(v)[:4]}" for k, v in info.items() if v]

@@ -206,7 +206,7 @@ def head(model: CompiledModel) -> str:
 
 def facts(graph: Graph, caches: list[Cache]) -> dict[str, Any]:
     """Fields of the configuration that other software reads, of the stack that writes."""
-    known: dict[str, Any] = {}
+    known: dict[str, Any] = {"num_hidden_layers": 0, "hidden_size": 0, "num_attention_heads": 1}  # transformers reads them of every model
     if caches:
         config: Any = graph.components[caches[0].component]
         found = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +14,17 @@ from ...ir.graph import Graph
 from ...weights.load import state_tensors
 from ...weights.safetensors_io import SHARD_BYTES, save_weights, write_text
 from .plan import Plan, plan, to_json, writing_program
+from .processing import SETTINGS, Processing, processing
 
 if TYPE_CHECKING:
     from ...lower.model import CompiledModel
+    from ...processor.core import Processor
+
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model", "vocab.json",
+    "merges.txt", "chat_template.jinja",
+)  # fmt: skip
+"""Of the folder that a model was loaded from."""
 
 
 def export(model: CompiledModel, folder: Path, max_shard_bytes: int = SHARD_BYTES, **options: Any) -> str:
@@ -45,9 +55,47 @@ def export(model: CompiledModel, folder: Path, max_shard_bytes: int = SHARD_BYTE
         write_text(folder / f"{module}.py", rendered(template, made))
     save_weights(weights(model, made), folder, max_shard_bytes)
     write_text(folder / "config.json", to_json(configuration(model, made)))
+    processor, notes = read_processor(model)
+    if processor is not None:
+        notes += write_processor(model, processor, made, folder)
     if made.generates:
-        write_text(folder / "generation_config.json", to_json(generation(model.graph)))
-    return f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}"
+        write_text(folder / "generation_config.json", to_json(generation(model.graph, processor)))
+    told = [f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}", *notes]
+    return "\n".join(told)
+
+
+def read_processor(model: CompiledModel) -> tuple[Processor | None, list[str]]:
+    """The model's processor as its spec and the folder it was loaded from have it; and what there is to say where there is none."""
+    from ...processor.model import model_processor
+
+    origin = getattr(model, "origin", None)
+    try:
+        return model_processor(model.spec, model.graph, getattr(origin, "folder", None)), []
+    except DiagnosticError as error:
+        return None, [f"no processor: {d.message}" for d in error.diagnostics]
+
+
+def write_processor(model: CompiledModel, processor: Processor, made: Plan, folder: Path) -> list[str]:
+    """Its files, and those of the tokenizer; what there is to say where it cannot stand alone."""
+    origin = getattr(model, "origin", None)
+    for name in TOKENIZER_FILES if origin is not None else ():
+        if (origin.folder / name).is_file() and origin.folder.resolve() != folder.resolve():
+            shutil.copyfile(origin.folder / name, folder / name)
+    try:
+        found = processing(processor, model.graph, made.prefix)
+    except DiagnosticError as error:
+        return [f"no processor files: {d.message} [{d.code}]" for d in error.diagnostics]
+    for module, text in found.files.items():
+        write_text(folder / f"processing_{module}.py", text)
+    write_text(folder / "processing_base.py", rendered("base", found))
+    write_text(folder / f"processing_{made.name}.py", rendered("processing", found))
+    place = f"processing_{made.name}.{made.prefix}Processor"
+    named = {"processor_class": f"{made.prefix}Processor", "auto_map": {"AutoProcessor": place}}
+    write_text(folder / SETTINGS, to_json({**named, "settings": found.stored}))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["auto_map"]["AutoProcessor"] = place
+    write_text(folder / "config.json", to_json(config))
+    return [f"note: {note.message}" for note in processor.notes]
 
 
 @cache
@@ -60,7 +108,7 @@ def environment() -> Any:
     )  # fmt: skip
 
 
-def rendered(template: str, made: Plan) -> str:
+def rendered(template: str, made: Plan | Processing) -> str:
     text: str = environment().get_template(f"{template}.py.jinja").render(p=made)
     return text
 
@@ -92,6 +140,13 @@ def configuration(model: CompiledModel, made: Plan) -> dict[str, Any]:
     }
 
 
-def generation(graph: Graph) -> dict[str, Any]:
-    """Greedy, as `vlmgraph run` is; the ids that end an answer where the spec's processor names them."""
-    return {"do_sample": False, "pad_token_id": 0}
+def generation(graph: Graph, processor: Processor | None) -> dict[str, Any]:
+    """Greedy, as `vlmgraph run` is, until the ids that end an answer where the processor names them."""
+    known: dict[str, Any] = {"do_sample": False, "pad_token_id": 0}
+    written = "decoder_input_ids" if "decoder_input_ids" in graph.inputs else "input_ids"
+    encoder = None if processor is None else processor.encoders.get(written, processor.encoders.get("input_ids"))
+    if encoder is not None:
+        known["pad_token_id"] = int(encoder.pad or 0)
+        known |= {"eos_token_id": list(encoder.stop)} if encoder.stop else {}
+        known |= {"bos_token_id": encoder.bos} if encoder.bos is not None else {}
+    return known
