@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..diagnostics import Diagnostic, DiagnosticError
 from .common import UsageError, overlay_arguments, progress, read, unwritable
+from .writing import drawing, positive, writing, writing_arguments
 
 if TYPE_CHECKING:
     from ..ir.graph import Graph
@@ -41,38 +41,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--video", metavar="FILE", action="append", nargs="+", default=[], help="an animation, or the frames of a video")
     parser.add_argument("--fps", type=positive, metavar="RATE", help="frames a second of --video, to be sampled (default: use all)")
     parser.add_argument("--prompt", metavar="TEXT", action="append", default=[], help="what to ask; repeat for more")
-    parser.add_argument("--max-new-tokens", type=count, metavar="N", default=32, help="default: %(default)s")
-    parser.add_argument("--sample", action="store_true", help="draw tokens instead of taking the most likely")
-    parser.add_argument("--temperature", type=positive, metavar="T", help="of drawn tokens (default: 1, for pictures as the spec says)")
-    parser.add_argument("--top-k", type=count, metavar="K", default=0, help="draw among so many tokens (default: all)")
-    parser.add_argument("--top-p", type=share, metavar="P", default=1.0, help="draw among tokens that have this probability together")
+    writing_arguments(parser)
     parser.add_argument("--seed", type=int, default=0, help="of drawn tokens and of random weights (default: %(default)s)")
     parser.add_argument("--random-weights", action="store_true", help="run a spec without weights, whatever its size")
     parser.add_argument("-o", "--output", metavar="PNG", help="draw a picture of the prompt into this file")
     parser.add_argument("--device", default="cpu", help="default: %(default)s")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="default: the folder's own, float32 for a spec")
     parser.add_argument("--json", action="store_const", const="json", dest="format", help="print the result, or what is wrong, as JSON")
-
-
-def positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return value
-
-
-def count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is below 0")
-    return value
-
-
-def share(text: str) -> float:
-    value = positive(text)
-    if value > 1:
-        raise argparse.ArgumentTypeError(f"{text} is above 1")
-    return value
 
 
 def run(args: argparse.Namespace) -> int:
@@ -194,16 +169,6 @@ def tensors(model: CompiledModel, arrays: dict[str, Any]) -> dict[str, Any]:
     return {name: torch.from_numpy(value).to(model.device) for name, value in arrays.items()}
 
 
-def drawing(model: CompiledModel, args: argparse.Namespace) -> dict[str, Any]:
-    """How tokens are drawn."""
-    import torch
-
-    return {
-        **({} if args.temperature is None else {"temperature": args.temperature}), "top_k": args.top_k, "top_p": args.top_p,
-        "generator": torch.Generator(device=model.device).manual_seed(args.seed),
-    }  # fmt: skip
-
-
 # ---- what comes out
 
 
@@ -211,25 +176,23 @@ class Stream:
     """Prints an answer while its tokens come. Letters whose bytes are not all there are held back."""
 
     def __init__(self, processor: Processor, silent: bool) -> None:
-        self.processor, self.silent = processor, silent
-        self.ids: list[int] = []
-        self.shown = 0
+        from ..processor.stream import Pieces
+
+        self.silent, self.pieces = silent, Pieces(processor.decode)
 
     def __call__(self, token: Any) -> None:
-        self.ids.append(int(token[0]))
-        self.print(self.text.rstrip("\ufffd"))
+        self.print(self.pieces.push(int(token[0])))
 
     @property
     def text(self) -> str:
-        return self.processor.decode(self.ids)
+        return self.pieces.decode(self.pieces.ids)
 
     def print(self, text: str) -> None:
         if not self.silent:
-            print(printable(text[self.shown :]), end="", flush=True)
-            self.shown = max(self.shown, len(text))
+            print(printable(text), end="", flush=True)
 
     def end(self) -> None:
-        self.print(self.text)
+        self.print(self.pieces.end())
         if not self.silent:
             print()
 
@@ -247,11 +210,17 @@ def answered(model: CompiledModel, processor: Processor, prompt: str, args: argp
     if len(args.prompt) > 1 and not stream.silent:
         print(f"> {printable(prompt)}")
     before = 1 if "decoder_input_ids" in model.graph.inputs else given["input_ids"].shape[1]
-    ids = model.generate(
-        **given, max_new_tokens=room(model.graph, before, args.max_new_tokens), do_sample=args.sample, eos_token_id=processor.stop,
-        streamer=stream, **drawing(model, args),
-    )  # fmt: skip
-    stream.end()
+    options = {**writing(args), "processor": processor, "num_return_sequences": 1}
+    if processor.stop:
+        options["eos_token_id"] = processor.stop
+    most = room(model.graph, before, args.max_new_tokens)
+    if options.get("num_beams", model.generation.get("num_beams", 1)) > 1:
+        ids = model.generate(**given, max_new_tokens=most, **options)
+        for token in ids[0, before:]:
+            stream(token[None])
+        stream.end()
+    else:
+        ids = model.generate(**given, max_new_tokens=most, **options, streamer=stream)
     return {"prompt": prompt, "answer": stream.text, "ids": ids[0, before:].tolist(), "prompt_tokens": int(given["input_ids"].shape[1])}
 
 
@@ -294,6 +263,8 @@ def compared(model: CompiledModel, processor: Processor, args: argparse.Namespac
 
 def drawn(model: CompiledModel, processor: Processor, args: argparse.Namespace) -> dict[str, Any]:
     """A picture of the prompt, in the file -o."""
+    import torch
+
     from ..lower.sample_image import draw, pixels
 
     if len(args.prompt) > 1:
@@ -308,8 +279,9 @@ def drawn(model: CompiledModel, processor: Processor, args: argparse.Namespace) 
 
         raise DiagnosticError(Diagnostic(C.NO_GENERATE, f"{model.graph.name} draws no pictures", fix="leave -o out"))
     inputs = tensors(model, processor(processor.prompt("generate_image", prompt=args.prompt[0])))
+    generator = torch.Generator(device=model.device).manual_seed(args.seed)
     with progress("drawing"):
-        procedure, codes = draw(model, **inputs, **drawing(model, args))
+        procedure, codes = draw(model, **inputs, **drawing(args), generator=generator)
         picture = processor.pictures(pixels(model, procedure, codes).float().cpu().numpy())[0]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

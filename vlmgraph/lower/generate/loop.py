@@ -56,10 +56,10 @@ def generate(
     The other arguments are the options (`vlmgraph.lower.generate.options.Options`), whose defaults a loaded folder's
     generation_config.json changes, and the model's inputs. `program` writes where it is not `generate`.
 
-    `streamer` is called with each step's tokens [B]; one with `put` and `end`, as transformers has them, gets the prompt first. A
-    criterion is called with all ids so far (and None for the scores): it says which rows end. A logits processor is called with the ids
-    and the scores [B, V]. `processor` (or a `tokenizer`) decodes for stop_strings. Tokens are drawn by `seed`, for each row with numbers of
-    its own, or with a `generator` over all rows.
+    `streamer` is called with each step's tokens [B] and, where it has an `end`, told when that was all; one with `put`, as transformers has
+    them, gets the prompt first. A criterion is called with all ids so far (and None for the scores): it says which rows end. A logits
+    processor is called with the ids and the scores [B, V]. `processor` (or a `tokenizer`) decodes for stop_strings. Tokens are drawn by
+    `seed`, for each row with numbers of its own, or with a `generator` over all rows.
 
     Raises DiagnosticError when no program generates, for options and inputs that cannot hold, and for a prompt that is padded on the
     right: its next token would be read off the padding.
