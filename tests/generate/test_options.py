@@ -63,6 +63,13 @@ def test_inputs_stay_inputs():
     assert caught.value.diagnostics[0].code == C.MISSING_INPUT
 
 
+def test_nothing_is_written_where_there_is_no_room():
+    model, given = writer(NAME)[0], prompt(NAME)
+    for options in ({}, {"num_beams": 2}, {"num_beams": 2, "num_return_sequences": 2}):
+        made = model.generate(**given, max_new_tokens=0, **options)
+        assert torch.equal(made, given["input_ids"].repeat_interleave(options.get("num_return_sequences", 1), 0))
+
+
 def test_a_call_wins_over_its_folder():
     folder = {"temperature": 0.5, "eos_token_id": [2, 3], "max_length": 40, "num_beams": 4, "pad_token_id": 9}
     made = options_of({"num_beams": None, "temperature": 2.0}, folder)

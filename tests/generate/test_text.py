@@ -79,7 +79,7 @@ def test_text_is_streamed_as_it_comes():
     given, options = prompt(NAME, batch=1), {"max_new_tokens": 8, "suppress_tokens": placeholders(NAME)}
     new = model.generate(**given, **options)[0, given["input_ids"].shape[1] :]
     text = processor.decode(new.tolist())
-    assert "".join(stream(model, processor, **given, **options)) == text and text
+    assert "".join(model.stream(processor, **given, **options)) == text and text
     parts: list[str] = []
     model.generate(**given, **options, streamer=TextStreamer(processor, parts.append))
     assert "".join(parts) == text and len(parts) > 1

@@ -17,7 +17,7 @@ from ..passes.objectives import objective_graph
 from ..passes.slice import MissingInput, ProgramGraph, slice_program
 from ..spec import Spec
 from .build import allocate, build_modules
-from .generate import generate
+from .generate import generate, stream
 from .inputs import Watch, check_placeholders, prepared, unfed_placeholders
 from .program import lower_program
 from .sample_image import draw, pixels
@@ -164,6 +164,14 @@ class CompiledModel(nn.Module):
         if generation_mode not in ("text", "image"):
             raise ValueError(f"generation_mode is 'text' or 'image', not {generation_mode!r}")
         return draw(self, *args, **kwargs)[1] if generation_mode == "image" else generate(self, *args, **kwargs)
+
+    def stream(self, processor: Any, *args: Any, **kwargs: Any) -> Iterator[str]:
+        """The answer to one prompt as pieces of text while it is written; arguments as of `generate`.
+
+            for piece in model.stream(processor, **inputs, max_new_tokens=64):
+                print(piece, end="", flush=True)
+        """
+        return stream(self, processor, *args, **kwargs)
 
     def generate_image(self, *args: Any, **kwargs: Any) -> Tensor:
         """float32 pixels [B, 3, H, W] of an image for each prompt, by a spec that declares a procedure for it; `Processor.pictures` makes

@@ -93,15 +93,19 @@ def steps(task: Task) -> Iterator[Tensor]:
     scores = decoder.start().repeat_interleave(options.num_return_sequences, 0)
     if options.num_return_sequences > 1:
         decoder.expand(options.num_return_sequences)
-    done = torch.zeros(len(decoder.ids), dtype=torch.bool, device=decoder.ids.device)
+    done: Tensor | None = None
     for left in reversed(range(options.max_new_tokens)):
-        scores = applied(task.rules, decoder.real(), scores)
-        scores = applied(task.warp, decoder.ids, applied(task.custom, decoder.ids, scores))
-        tokens = torch.where(done, options.pad_token_id, task.draw(scores))
+        if task.rules:
+            scores = applied(task.rules, decoder.real(), scores)
+        tokens = task.draw(applied([*task.custom, *task.warp], decoder.ids, scores))
+        if done is not None:
+            tokens = torch.where(done, options.pad_token_id, tokens)
         decoder.append(tokens)
         yield tokens
-        done = done | ended(task.criteria, decoder.ids)
-        if not left or bool(done.all()):
+        if task.criteria:
+            now = ended(task.criteria, decoder.ids)
+            done = now if done is None else done | now
+        if not left or (done is not None and bool(done.all())):
             return
         scores = decoder.next()
 
