@@ -1,29 +1,56 @@
 """Write a model for another runtime. Targets come from the entry-point group `vlmgraph.targets`.
 
-example:
-  vlmgraph export build/cogvlm --target NAME -o build/exported
+ONNX: every declared program becomes a graph or several (the vision tower, the embedding, the merge, the decoder with keys and values in and
+out), and each graph is held against eager with onnxruntime at three sizes of everything that is open. The table of errors is printed and
+stored in manifest.json; a graph that departs is an error that names the first node that does, and nothing is written.
+
+examples:
+  vlmgraph export llava-1.5 --size tiny --to onnx -o build/onnx
+  vlmgraph export build/cogvlm --to onnx -o build/cogvlm-onnx --dtype float16
+  vlmgraph run build/onnx --image photo.jpg --prompt "What is this?"
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+from typing import Any
 
-from .common import overlay_arguments, progress, read
+from .common import overlay_arguments, progress, read, unwritable
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a compiled folder, a checkpoint folder, or a spec by name or path")
     overlay_arguments(parser)
-    parser.add_argument("--target", metavar="NAME", required=True, help="what to write for")
+    parser.add_argument("--to", "--target", dest="target", metavar="NAME", required=True, help="what to write for")
     parser.add_argument("-o", "--output", metavar="FOLDER", required=True)
+    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="of weights (default: the folder's own, else float32)")
+    parser.add_argument("--opset", type=int, metavar="N", help="of ONNX (default: the target's own)")
+    parser.add_argument("--program", action="append", default=[], metavar="NAME", help="only this program; repeat for more")
 
 
 def run(args: argparse.Namespace) -> int:
     from .. import api
+    from .folder import replacing
 
     api.find_target(args.target)  # a name that nobody provides is said before a model is built
     with progress(f"building {args.model}"):
-        model = api.load(args.model) if Path(args.model).is_dir() else api.compile(read(args, args.model))
-    print(api.export(model, args.target, args.output))
+        if Path(args.model).is_dir():
+            model = api.load(args.model, dtype=args.dtype)
+        else:
+            model = api.compile(read(args, args.model), dtype=args.dtype or "float32")
+    options: dict[str, Any] = {} if args.opset is None else {"opset": args.opset}
+    options |= {"programs": args.program} if args.program else {}
+    with replacing(args.output) as folder:
+        with progress(f"writing {args.output}"):
+            try:
+                report = api.export(model, args.target, folder, **options)
+            except OSError as error:
+                raise unwritable(args.output, error) from error
+        written = sorted(p.name for p in folder.iterdir())
+    print(str(report).replace(str(folder), args.output))
+    for name, reason in getattr(report, "refused", {}).items():
+        print(f"refused {name}: {reason.message} ({reason.code})", file=sys.stderr)
+    print(f"{args.output}: {', '.join(written)}", file=sys.stderr)
     return 0

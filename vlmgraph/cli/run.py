@@ -35,7 +35,7 @@ SMALL = 20_000_000
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a compiled folder, a checkpoint folder, or a spec by name or path")
+    parser.add_argument("model", metavar="MODEL", help="a compiled, checkpoint or exported folder, or a spec by name or path")
     overlay_arguments(parser)
     parser.add_argument("--image", metavar="FILE", action="append", default=[], help="a picture; repeat for more")
     parser.add_argument("--video", metavar="FILE", action="append", nargs="+", default=[], help="an animation, or the frames of a video")
@@ -61,6 +61,12 @@ def run(args: argparse.Namespace) -> int:
         from ..processor.pictures import open_picture
 
         open_picture(name)  # what cannot be read is said before a model is loaded
+    from ..export.onnx.run import is_exported
+
+    if is_exported(args.model):
+        from .run_exported import run as run_exported
+
+        return run_exported(args)
     with progress(f"loading {args.model}"):
         model, folder = opened(args)
         from ..processor.model import model_processor

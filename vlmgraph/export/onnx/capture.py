@@ -1,0 +1,162 @@
+"""A piece becomes an ONNX graph; no declared symbolic dim may have become a number."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ...diagnostics import Diagnostic, DiagnosticError
+from ...diagnostics import codes as C
+from ...ir.types import Type
+from .operators import translations
+from .samples import Run
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+OPSET = 20
+RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial")
+
+
+@dataclass
+class Captured:
+    """A graph with the piece it is of, and the exported program that it was made from."""
+
+    run: Run
+    model: ir.Model
+    exported: Any
+
+    @property
+    def name(self) -> str:
+        return self.run.piece.name
+
+    def renamed(self, run: Run) -> Captured:
+        """The same graph for a piece that differs in names alone."""
+        for value, name in zip((*self.model.graph.inputs, *self.model.graph.outputs), (*run.names, *run.gives)):
+            value.name = name
+        return Captured(run, self.model, self.exported)
+
+
+def capture(run: Run, opset: int = OPSET) -> Captured:
+    """Trace a piece with its largest sample, all declared symbolic dims open.
+
+    Raises DiagnosticError where the piece cannot be traced, or where a dim was frozen.
+    """
+    given = sample(run)
+    shapes = tuple(open_axes(run, given))
+    try:
+        with quiet(), torch.no_grad():
+            made = torch.onnx.export(
+                run.flat, given, dynamo=True, dynamic_shapes=(shapes,), input_names=run.names, output_names=run.gives, opset_version=opset,
+                custom_translation_table=translations(),
+                optimize=True, verbose=False,
+            )  # fmt: skip
+    except Exception as error:
+        raise refused(run, error) from error
+    assert made is not None
+    found = Captured(run, made.model, made.exported_program)
+    if drawn := next((n for n in made.model.graph if n.op_type in RANDOM), None):
+        text = f"{found.name} draws random numbers ({drawn.op_type}, node {drawn.name}), so nothing can be held against eager"
+        raise DiagnosticError(Diagnostic(C.CANNOT_EXPORT, text, fix="give what is drawn as an input"))
+    name_dims(found)
+    return found
+
+
+def sample(run: Run) -> tuple[torch.Tensor, ...]:
+    """The first sample in which nothing has the size 0 or 1, which tracing takes for fixed; else the one with the fewest."""
+    return min((given for given, _ in run.calls), key=lambda given: sum(s < 2 for x in given for s in x.shape))
+
+
+def open_axes(run: Run, given: tuple[torch.Tensor, ...]) -> list[dict[int, Any]]:
+    """For every input the axes that are declared symbolic."""
+    found: list[dict[int, Any]] = []
+    types = list(run.piece.program.inputs.values())
+    for i, x in enumerate(given):
+        if i < len(types):
+            axes = [a for a, dim in enumerate(types[i].dims) if dim.constant is None]
+        else:
+            slot = run.slots[i - len(types)]
+            axes = list(slot.axes)
+        found.append({a: torch.export.Dim.AUTO for a in axes if a < x.dim()})
+    return found
+
+
+def name_dims(found: Captured) -> None:
+    """Name the axes of inputs and outputs after the spec's dims. Raises DiagnosticError for one that became a number."""
+    import onnx_ir as ir
+
+    run = found.run
+    typed = list(run.piece.program.inputs.values())
+    made = {v: t for n in run.piece.program.nodes for v, t in n.values()}
+    results = [made.get(v) for v in run.piece.outputs]
+    inputs, outputs = list(found.model.graph.inputs), list(found.model.graph.outputs)
+    ends: list[tuple[Any, Type | None, int]] = [(v, typed[i] if i < len(typed) else None, i - len(typed)) for i, v in enumerate(inputs)]
+    ends += [(v, results[i] if i < len(results) else None, i - len(results)) for i, v in enumerate(outputs)]
+    batch = str(typed[0].dims[0]) if typed and typed[0].dims else "B"
+    frozen = []
+    for position, (value, type_, slot) in enumerate(ends):
+        shape = list(value.shape or ())
+        for axis, size in enumerate(shape):
+            if type_ is None:
+                kind = run.slots[slot]
+                past = "past" if position < len(inputs) else "total"
+                past = past if kind.grows else "media"  # of encoder and media
+                name: str | None = batch if axis == 0 else past if axis in kind.axes else None
+            else:
+                name = str(type_.dims[axis]) if axis < len(type_.dims) and type_.dims[axis].constant is None else None
+            if name is None:
+                continue
+            if isinstance(size, int):
+                if not (run.piece.last and position >= len(inputs) and size == 1):
+                    frozen.append((value.name, axis, name, size))
+            else:
+                shape[axis] = ir.SymbolicDim(name)
+        value.shape = ir.Shape(shape)
+    if frozen:
+        value, axis, name, size = frozen[0]
+        text = f"{found.name}: {value} has {size} in dim {axis}, but is declared {name} there: the graph would take no other size"
+        notes = tuple(f"also {v} dim {a}: {n} became {s}" for v, a, n, s in frozen[1:6])
+        raise DiagnosticError(Diagnostic(C.CANNOT_EXPORT, text, notes=notes, fix="a component turns this size into a number"))
+
+
+def refused(run: Run, error: Exception) -> DiagnosticError:
+    """What could not be traced, by the component it stands in."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or [type(cause).__name__]
+    where = component(run, cause)
+    place = f" at node {where!r}" if where else ""
+    text = f"{run.piece.name} cannot be exported{place}: {lines[0][:300]}"
+    return DiagnosticError(Diagnostic(C.CANNOT_EXPORT, text, notes=tuple(lines[1:4])))
+
+
+def component(run: Run, error: BaseException) -> str:
+    """The node whose module was running: the innermost module of the traceback that a node of the piece calls."""
+    calls = {str(n.target): n.name for n in run.flat.module.graph.nodes if n.op == "call_module"}  # type: ignore[union-attr]
+    modules = {id(run.flat.module.get_submodule(path)): name for path, name in calls.items()}
+    trace, found = error.__traceback__, ""
+    while trace is not None:
+        owner = trace.tb_frame.f_locals.get("self")
+        found = modules.get(id(owner), found)
+        trace = trace.tb_next
+    return found
+
+
+@contextlib.contextmanager
+def quiet() -> Any:
+    """The exporter tells its progress on stdout and warns of what the checks here find."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logging.disable(before)

@@ -1,0 +1,121 @@
+"""A piece as a module of plain tensors: caches come in and go out one tensor by one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...nn.cache import KVCache, LayerCache
+
+KEPT = ("k", "v", "state")
+NAMES = {"k": "key", "v": "value", "state": "state", "encoded": "encoded"}
+GROWING = 2
+"""The axis of keys and values along which tokens stand; a state has none."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One tensor of a cache: of a layer (a number) or of media (a group and a layer), keys, values or a state; or what an encoder made."""
+
+    component: str
+    layer: int | str
+    what: str
+
+    @property
+    def grows(self) -> bool:
+        """Whether every token adds to it: keys and values of media are made once, a state sums up."""
+        return self.what != "state" and isinstance(self.layer, int)
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The axes of the batch and of the tokens."""
+        return {"state": (0,), "encoded": (0, 1)}.get(self.what, (0, GROWING))
+
+    @property
+    def once(self) -> bool:
+        """Whether the prompt makes it and steps only read it."""
+        return isinstance(self.layer, str)
+
+    def name(self, leading: str, alone: bool) -> str:
+        """`past_key_values.3.key` or `present.3.value`; of media `present.media.xattn.3.key`."""
+        if self.what == "encoded":
+            return f"{leading}.{'' if alone else self.component + '.'}encoded"
+        where = f"{self.layer}" if isinstance(self.layer, int) else f"media.{self.layer}"
+        return f"{leading}.{'' if alone else self.component + '.'}{where}.{NAMES[self.what]}"
+
+
+def slots_of(caches: Mapping[str, KVCache]) -> list[Slot]:
+    """What caches hold after a prompt."""
+    found = []
+    for component, cache in caches.items():
+        layers: list[tuple[int | str, LayerCache]] = [*enumerate(cache.layers), *sorted(cache.media.items())]
+        found += [Slot(component, at, what) for at, layer in layers for what in KEPT if getattr(layer, what) is not None]
+        found += [Slot(component, "encoded", "encoded")] if cache.encoded is not None else []
+    return found
+
+
+def holder(cache: KVCache, slot: Slot) -> Any:
+    """The part of a cache whose attribute `slot.what` is the tensor."""
+    if slot.what == "encoded":
+        return cache
+    return cache[slot.layer] if isinstance(slot.layer, int) else cache.media.setdefault(slot.layer, LayerCache())
+
+
+def held(caches: Mapping[str, KVCache], slot: Slot) -> Tensor:
+    found: Tensor = getattr(holder(caches[slot.component], slot), slot.what)
+    return found
+
+
+def refilled(components: Sequence[str], slots: Sequence[Slot], values: Sequence[Tensor]) -> dict[str, KVCache]:
+    """Caches that hold these tensors."""
+    caches = {component: KVCache() for component in components}
+    for slot, value in zip(slots, values):
+        setattr(holder(caches[slot.component], slot), slot.what, value)
+    return caches
+
+
+class Flat(nn.Module):
+    """forward(*inputs, *pasts) → (*outputs, *presents), all tensors.
+
+    `slots` say what caches hold; with `past` they enter behind the inputs.
+    """
+
+    def __init__(
+        self, module: nn.Module, inputs: int, outputs: Sequence[str], caches: Sequence[str], slots: Sequence[Slot], past: bool
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self.count, self.outputs, self.caches, self.slots, self.past = inputs, tuple(outputs), tuple(caches), tuple(slots), past
+
+    def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
+        pasts = values[self.count :]
+        caches = refilled(self.caches, self.slots if self.past else (), pasts)
+        out: dict[str, Any] = self.module(*values[: self.count], *(caches[c] for c in self.caches))
+        return (*(out[name] for name in self.outputs), *(held(caches, slot) for slot in self.slots))
+
+
+def last_position(module: torch.fx.GraphModule, cached: Sequence[str], outputs: Mapping[str, str]) -> torch.fx.GraphModule:
+    """The module with what leaves a cached component cut to its last token, where all that reads it works token by token.
+
+    A value that is an output itself stays whole.
+    """
+    for node in list(module.graph.nodes):
+        if node.op == "call_module" and node.target in cached and not (set(node.users) & {module.graph.output_node()}):
+            readers = list(node.users)
+            if any(str(user.target) == "<built-in function getitem>" for user in readers):
+                continue
+            with module.graph.inserting_after(node):
+                cut = module.graph.call_function(last_token, (node,))
+            for user in readers:
+                user.replace_input_with(node, cut)
+    module.recompile()
+    return module
+
+
+def last_token(x: Tensor) -> Tensor:
+    """[B, N, d] → [B, 1, d]."""
+    return x[:, -1:]

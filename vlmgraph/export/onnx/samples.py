@@ -1,0 +1,199 @@
+"""What every piece is captured with and held against eager with: the values that reach it for inputs of several sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...diagnostics import DiagnosticError
+from ...ir.graph import Graph
+from ...ir.types import Type
+from ...lower.example import Amount, example_inputs
+from ...lower.program import lower_program
+from ...nn.cache import KVCache
+from ...passes.slice import ProgramGraph
+from .flat import Flat, Slot, last_position, slots_of
+from .pieces import WRITTEN, Decoding, Piece
+
+if TYPE_CHECKING:
+    from ...lower.model import CompiledModel
+    from ...processor import Processor
+
+AMOUNTS = (
+    Amount(batch=2, pictures=2, size=(64, 48), words=1, count=3),
+    Amount(batch=3, pictures=3, size=(56, 112), words=2, count=4),
+    Amount(batch=4, pictures=4, size=(96, 64), words=3, count=5),
+)
+"""Three of everything, none of them 0 or 1: a graph that is right at these has no size of its own."""
+STEPS = (2, 3, 4)
+"""New tokens of a step: decoding takes one at a time, but the graph takes any number."""
+
+Values = dict[str, Tensor]
+
+
+class Samples:
+    """Of one program: its inputs in every amount that it takes. Pictures are one a sample where it does not take several."""
+
+    def __init__(self, model: CompiledModel, processor: Processor, name: str) -> None:
+        self.model, self.name = model, name
+        self.inputs: list[Values] = []
+        for amount in AMOUNTS:
+            for pictures, words in ((amount.pictures, amount.words), (1, amount.words), (1, 1)):
+                changed = Amount(amount.batch, pictures, amount.size, words, amount.count)
+                try:
+                    values = self.prepared(processor, changed)
+                    with torch.no_grad():
+                        model.programs[name].run(values)
+                except (DiagnosticError, RuntimeError, IndexError) as error:  # not as many of everything go together
+                    failed = error
+                    continue
+                self.inputs.append(values)
+                break
+            else:
+                raise failed
+
+    def prepared(self, processor: Processor, amount: Amount) -> Values:
+        source = self.model.programs[self.name].source
+        made = example_inputs(source, processor, self.name, amount=amount)
+        given = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in made.items()}
+        return self.model.prepare(given, self.name)
+
+    def start(self) -> str:
+        """The ids that decoding appends to; a decoder's own begin with some tokens where the processor makes none."""
+        name = next((w for w in WRITTEN if w in self.model.graph.inputs), WRITTEN[-1])
+        for values in self.inputs:
+            if name not in values:
+                batch = len(next(iter(values.values())))
+                values[name] = torch.arange(1, 1 + batch * 4).reshape(batch, 4)
+        return name
+
+    def __iter__(self) -> Iterator[Values]:
+        return iter(self.inputs)
+
+
+class Run:
+    """A piece made a module, and what entered and left it in eager: `calls` are pairs of its inputs and outputs, in order."""
+
+    def __init__(self, piece: Piece, module: nn.Module, slots: tuple[Slot, ...] = ()) -> None:
+        self.piece, self.slots = piece, slots
+        self.names = [*piece.inputs.values(), *(self.slot_name(s, "past_key_values") for s in slots if piece.past)]
+        self.gives = [*piece.outputs.values(), *(self.slot_name(s, "present") for s in slots)]
+        self.flat = Flat(module, len(piece.inputs), [*piece.outputs], piece.cache, slots, piece.past)
+        self.flat.eval()
+        self.calls: list[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = []
+
+    def slot_name(self, slot: Slot, leading: str) -> str:
+        return slot.name(leading, len(self.piece.cache) == 1)
+
+    def __call__(self, values: Values, pasts: tuple[Tensor, ...] = (), keep: bool = True) -> tuple[Values, tuple[Tensor, ...]]:
+        """The values of the piece's outputs, and the caches after it."""
+        given = (*(values[v] for v in self.piece.inputs), *pasts)
+        out = self.flat(*given)
+        if keep:
+            self.calls.append((given, out))
+        count = len(self.piece.outputs)
+        return dict(zip(self.piece.outputs, out[:count])), out[count:]
+
+
+def lowered(model: CompiledModel, piece: Piece) -> nn.Module:
+    """The fx module of a piece; its outputs go by their values."""
+    program = replace(piece.program, outputs={v: v for v in piece.outputs}, carry={})
+    module = lower_program(
+        model.programs[piece.program.name].source if piece.program.name in model.programs else model.graph, program, model
+    )
+    return last_position(module, piece.cache, piece.outputs) if piece.last else module
+
+
+def stepping(graph: Graph, values: Values, prompt: ProgramGraph, ids: str) -> frozenset[str]:
+    """The inputs of a step: new ids, masks that say what tokens may attend to, and what is carried."""
+    types = graph.inputs
+    masks = {k for k in values if k in types and types[k].kind == "mask" and (k == "attention_mask" or seen(types[k], types[ids]))}
+    return frozenset({ids, *masks, *prompt.carry, *(k for k in values if k not in types)})
+
+
+def seen(mask: Type, ids: Type) -> bool:
+    """Whether a mask says of every token what it may attend to beside the text."""
+    return len(mask.dims) > 2 and mask.dims[1] == ids.dims[1]
+
+
+@torch.no_grad()
+def run_whole(model: CompiledModel, piece: Piece, samples: Samples) -> Run:
+    """A program without a cache, over all samples."""
+    run = Run(piece, lowered(model, piece))
+    for values in samples:
+        run(values)
+    return run
+
+
+@torch.no_grad()
+def run_decoding(model: CompiledModel, decoding: Decoding, samples: Samples) -> list[Run]:
+    """Prompt and steps of some new tokens, as decoding calls them; the decoder's states go from one to the next."""
+    slots = layout(model, decoding, samples.inputs[0])
+    runs = {p.name: Run(p, lowered(model, p), slots if p.cache else ()) for p in (*decoding.step, *decoding.prompt)}
+    for piece in decoding.step:  # the merged decoder has the names of the step
+        runs[piece.name].piece = piece
+    for number, values in enumerate(samples):
+        seen, pasts = through(runs, decoding.prompt, values, slots, keep=True)
+        grown, pasts = dict(seen), pasts
+        new = further(model, decoding.step, values, seen, STEPS[number % len(STEPS)])
+        through(runs, decoding.step, {**grown, **new}, slots, keep=True, pasts=pasts)
+    return list(runs.values())
+
+
+def through(
+    runs: Mapping[str, Run], pieces: tuple[Piece, ...], values: Values, slots: tuple[Slot, ...], keep: bool, pasts: tuple[Tensor, ...] = ()
+) -> tuple[Values, tuple[Tensor, ...]]:
+    """All values after the pieces ran one after another, and the caches."""
+    seen = dict(values)
+    for piece in pieces:
+        run = runs[piece.name]
+        mine = {inner: seen[outer] for inner, outer in zip(run.piece.inputs, piece.inputs)}
+        if piece.cache and piece.past and not pasts:
+            pasts = empty(run, mine)
+        made, after = run(mine, pasts if piece.cache and piece.past else (), keep)
+        seen |= {outer: made[inner] for inner, outer in zip(run.piece.outputs, piece.outputs)}
+        pasts = after if piece.cache else pasts
+    return seen, pasts
+
+
+def empty(run: Run, values: Values) -> tuple[Tensor, ...]:
+    """Caches of no token: the decoder is asked once without any, and what it keeps is cut to nothing."""
+    flat = Flat(run.flat.module, run.flat.count, run.flat.outputs, run.flat.caches, run.slots, False)
+    kept = flat(*(values[v] for v in run.piece.inputs))[len(run.piece.outputs) :]
+    return tuple(k[:, :, :0] if s.grows else torch.zeros_like(k) for s, k in zip(run.slots, kept))
+
+
+def layout(model: CompiledModel, decoding: Decoding, values: Values) -> tuple[Slot, ...]:
+    """What the caches of a program hold: asked of a prompt."""
+    seen: dict[str, Any] = dict(values)
+    for piece in decoding.prompt:
+        module, caches = lowered(model, piece), {c: KVCache() for c in piece.cache}
+        inner = [seen[v] for v in piece.inputs]
+        made = module(*inner, *caches.values())
+        seen |= {outer: made[inner] for inner, outer in zip(made, piece.outputs)}
+        if caches:
+            return tuple(s for s in slots_of(caches))
+    return ()
+
+
+def further(model: CompiledModel, step: tuple[Piece, ...], values: Values, seen: Values, count: int) -> Values:
+    """Inputs of a step that goes on with the first `count` tokens of the prompt: a real step has one, which it chose."""
+    types: dict[str, Type] = {**model.graph.types()}
+    ids = next(w for w in WRITTEN if w in model.graph.inputs)
+    length = types[ids].dims[1]
+    new: Values = {}
+    for name in {v for p in step for v in p.inputs}:
+        if name not in values or name not in model.graph.inputs:
+            continue
+        value, type_ = values[name], types[name]
+        if name == "attention_mask" and type_.dims[1] == length:
+            new[name] = torch.cat([value, value[:, -1:].expand(-1, count)], dim=1)
+        elif length in type_.dims:
+            axis = type_.dims.index(length)
+            new[name] = value.narrow(axis, value.shape[axis] - count if type_.kind == "mask" else 0, count)
+    return new
