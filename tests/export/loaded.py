@@ -91,13 +91,13 @@ def compared(folder: Path) -> list[str]:
         written = call["written"]
         if written is None:
             continue
-        tokens, scores, prompt = written["tokens"], written["scores"], written["prompt"]
+        tokens, prompt = written["tokens"], written["prompt"]
         options = {"do_sample": False, "eos_token_id": None}
-        for use_cache in (True, False):
+        for use_cache, scores, greedy in zip((True, False), written["scores"], written["greedy"], strict=True):
             how = f"{label}, {'with' if use_cache else 'without'} a cache"
-            ids = model.generate(**call["inputs"], max_new_tokens=written["greedy"].shape[1] - prompt, use_cache=use_cache, **options)
-            if ids.tolist() != written["greedy"].tolist():
-                found.append(f"{how}: {ids.tolist()} and not {written['greedy'].tolist()}")
+            ids = model.generate(**call["inputs"], max_new_tokens=greedy.shape[1] - prompt, use_cache=use_cache, **options)
+            if ids.tolist() != greedy.tolist():
+                found.append(f"{how}: {ids.tolist()} and not {greedy.tolist()}")
             seen.update(dict.fromkeys(seen, 0))
             made = model.generate(
                 **call["inputs"], max_new_tokens=tokens.shape[1], use_cache=use_cache, logits_processor=[Forced(tokens, prompt)],

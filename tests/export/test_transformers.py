@@ -16,7 +16,8 @@ import torch
 import vlmgraph
 from tests.levels.models import SPECS, inputs, tiny
 from vlmgraph.lower.example import example_inputs
-from vlmgraph.lower.generate.grow import continued, written_input
+from vlmgraph.lower.generate.decoder import Decoder
+from vlmgraph.lower.generate.grow import written_input
 from vlmgraph.passes.slice import MissingInput
 
 HERE = Path(__file__).parent
@@ -48,17 +49,18 @@ def written(model, program: str, given: dict[str, torch.Tensor], beams: bool) ->
         given = {**given, main: torch.full((rows, 1), model.graph.tokens.get("<decoder_start>", 0))}
     usual = torch.tensor([i for i in range(3, 60) if i not in model.graph.tokens.values()])
     tokens = usual[torch.randint(len(usual), (len(given[main]), STEPS), generator=random)]
-    scores = [model.programs[program](**continued(model, given, tokens[:, :n], main))["logits"][:, -1] for n in range(STEPS)]
-    greedy = model.generate(**given, max_new_tokens=STEPS)
-    prompt = given[main].shape[1]
+    cached = bool(model.graph.programs[program].cache)
+    scores, greedy = [], []
+    prompt, count = given[main].shape[1], STEPS
     placeholders = torch.tensor([*model.graph.tokens.values(), -1])
-    ends = torch.isin(greedy[:, prompt:], placeholders).any(0).nonzero()  # of an image that nobody gave: no program reads it
-    greedy = greedy[:, : prompt + (int(ends[0]) + 1 if len(ends) else STEPS)]
-    declared = model.graph.programs[program]
-    return {
-        "tokens": tokens, "scores": torch.stack(scores, 1), "greedy": greedy, "prompt": prompt,
-        "cached": bool(declared.cache), "beams": beams,
-    }  # fmt: skip
+    for use_cache in (True, False):  # of a spec that counts padding they differ (KOSMOS-2, as fairseq counts)
+        decoder = Decoder(model, program, given, main, use_cache and cached, None)
+        scores.append(torch.stack([decoder.start(), *(decoder.step(tokens[:, i]) for i in range(STEPS - 1))], dim=1))
+        ids = model.generate(**given, max_new_tokens=count, use_cache=use_cache)
+        ends = torch.isin(ids[:, prompt:], placeholders).any(0).nonzero()  # of an image that nobody gave: no program reads it
+        count = int(ends[0]) + 1 if len(ends) else count
+        greedy.append(ids[:, : prompt + count])
+    return {"tokens": tokens, "scores": scores, "greedy": greedy, "prompt": prompt, "cached": cached, "beams": beams}
 
 
 def left(given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -148,11 +150,21 @@ def test_loads_forwards_and_writes_the_same(name: str, folders) -> None:
     assert folders[name][1] == []
 
 
+@pytest.fixture(scope="module")
+def others(tmp_path_factory) -> dict[str, list[str]]:
+    """Of all other specs, in one process too."""
+    root = tmp_path_factory.mktemp("every")
+    names = [name for name in SPECS if name not in FAST]
+    for name in names:
+        recorded(name, root / name)
+        tiny.cache_clear()
+    return dict(zip(names, loaded([root / name for name in names], root / "home"), strict=True))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [s for s in SPECS if s not in FAST])
-def test_every_spec(name: str, tmp_path: Path) -> None:
-    recorded(name, tmp_path / name)
-    assert loaded([tmp_path / name], tmp_path / "home") == [["it has no processor"] if name in WITHOUT_PROCESSOR else []]
+def test_every_spec(name: str, others) -> None:
+    assert others[name] == (["it has no processor"] if name in WITHOUT_PROCESSOR else [])
 
 
 def test_tied_weights_are_written_once(folders, tmp_path: Path) -> None:
@@ -172,3 +184,76 @@ def tied(model) -> list[str]:
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
     return [n for group in names.values() for n in group[1:]]
+
+
+ATTACHED = """
+import sys
+import torch
+from transformers import AutoModelForImageTextToText
+from peft import LoraConfig, get_peft_model
+model = AutoModelForImageTextToText.from_pretrained(sys.argv[1], trust_remote_code=True)
+names = "|".join(name.replace(".", r"[.]") for name in model.config.roles["decoder"])
+model = get_peft_model(model, LoraConfig(r=2, target_modules=rf"(?:{names})[.].*[.]attention[.](?:q|v)", task_type="CAUSAL_LM"))
+ids = torch.arange(5, 11)[None]
+model(input_ids=ids, labels=ids).loss.backward()
+trained = [name for name, parameter in model.named_parameters() if parameter.grad is not None]
+assert len(trained) == 8 and all(".llm.layers." in name and "lora" in name for name in trained), trained
+assert "vlmgraph" not in sys.modules
+"""
+
+
+def test_lora_of_peft_attaches_by_role(folders, tmp_path: Path) -> None:
+    """To the projections of the decoder's two layers, and to nothing of the encoder."""
+    pytest.importorskip("peft", reason="peft is not installed; that the names stand for linear layers is tested beside this")
+    env = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", ATTACHED, str(folders["llava-1.5"][0])]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, env=env, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr[-2000:]
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_roles_name_modules(name: str, folders) -> None:
+    """Names by role are those of the modules, and below them stand the linear layers that adapters go to."""
+    model, _ = tiny(name)
+    roles = json.loads((folders[name][0] / "config.json").read_text())["roles"]
+    assert roles["encoder"] and (name == "clip" or roles["decoder"])
+    for path in (path for paths in roles.values() for path in paths):
+        part = model.get_submodule(path.removeprefix("model."))
+        assert next(part.parameters(), None) is not None
+    for path in roles["encoder"]:
+        assert any(isinstance(m, torch.nn.Linear) for m in model.get_submodule(path.removeprefix("model.")).modules())
+
+
+def test_the_loss_is_that_of_the_objective(folders, tmp_path: Path) -> None:
+    """`labels` as the trainers give them: the next token of each place, -100 left out."""
+    model, _ = tiny("llava-1.5")
+    given = inputs("llava-1.5", "objective.lm", labels=True)
+    wanted = model.programs["objective.lm"](**given)["loss"]
+    code = (
+        "import sys, torch; from transformers import AutoModel\n"
+        "saved = torch.load(sys.argv[2], weights_only=True)\n"
+        "loss = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)(**saved).loss\n"
+        "print('LOSS', float(loss))"
+    )
+    torch.save(given, tmp_path / "given.pt")
+    env = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", code, str(folders["llava-1.5"][0]), str(tmp_path / "given.pt")]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, env=env, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr[-2000:]
+    found = float(run.stdout.split("LOSS")[1])
+    assert abs(found - float(wanted)) < 1e-5 * abs(float(wanted))
+
+
+def test_a_folder_without_weights_and_an_unknown_option_are_refused(tmp_path: Path) -> None:
+    empty = vlmgraph.compile(vlmgraph.read_spec("llava-1.5", size="tiny"), device="meta")
+    with pytest.raises(vlmgraph.diagnostics.DiagnosticError, match="no weights"):
+        vlmgraph.export(empty, "transformers", tmp_path / "empty")
+    with pytest.raises(vlmgraph.diagnostics.DiagnosticError, match="opset"):
+        vlmgraph.export(tiny("llava-1.5")[0], "transformers", tmp_path / "optioned", opset=20)
+    assert not (tmp_path / "empty").exists() and not (tmp_path / "optioned").exists()
+
+
+def test_a_processor_that_cannot_stand_alone_is_said(tmp_path: Path) -> None:
+    told = vlmgraph.export(tiny("llava-next")[0], "transformers", tmp_path)
+    assert "no processor files" in told and "VG0803" in told
+    assert "AutoProcessor" not in json.loads((tmp_path / "config.json").read_text())["auto_map"]

@@ -57,9 +57,8 @@ class Plan:
     seen: list[str]
     typed: list[str]
     marked: list[str]
-    carried: dict[str, str]
-    call: str
-    step_call: str
+    call: list[str]
+    step_call: list[str]
     start: int
     ties: dict[str, str]
     blocks: list[str]
@@ -69,6 +68,18 @@ class Plan:
 
     decoder_ids: bool = False
     stateful: bool = False
+
+    @property
+    def grows(self) -> bool:
+        """Whether anything stands beside a token that is written."""
+        return not self.decoder_ids or bool(self.seen or self.typed or self.marked)
+
+    def source_of(self, name: str) -> str:
+        """The argument of `prepare_inputs_for_generation` that an input of the model comes from."""
+        if not self.decoder_ids:
+            return name
+        prompt = {"input_ids": "prompt_input_ids", "attention_mask": "prompt_attention_mask", self.written: "input_ids"}
+        return prompt.get(name, name)
 
     @property
     def model_module(self) -> str:
@@ -93,8 +104,8 @@ def writing_program(graph: Graph) -> str | None:
     return name if name in graph.programs and GENERATES in [o.partition(".")[0] for o in graph.outputs] else None
 
 
-def plan(model: CompiledModel, generator: Generator, program: str, writes: bool) -> Plan:
-    """`generator` has made the module, so that the methods of programs are known."""
+def plan(model: CompiledModel, generator: Generator, text: str, program: str, writes: bool) -> Plan:
+    """`generator` has made the module, `text` is its source."""
     graph = model.graph
     name = identifier(graph.name).lower()
     prefix = "".join(part.capitalize() for part in re.split(r"[^A-Za-z0-9]+", graph.name) if part)
@@ -110,12 +121,11 @@ def plan(model: CompiledModel, generator: Generator, program: str, writes: bool)
     beside = {k: t for k, t in types.items() if k not in (written, "input_ids", "attention_mask", "decoder_attention_mask")}
     like = graph.inputs[written].dims if written in graph.inputs else ()
     seen = [k for k, t in beside.items() if writes and t.kind == "mask" and len(t.dims) > 2 and t.dims[1] == like[1]]
-    carried = {k: identifier(k.partition(".")[2]) for m in (method, step) if m for k in m.outputs if k.startswith("carry.")}
     step_types = {**step.required, **step.optional} if step else {}
     own = [k for k in step_types if k in graph.inputs]
-    handed = [f"{identifier(k)}=kept.carried.get({identifier(k)!r})" for k in step_types if k not in graph.inputs]
-    rest = [f"{c.parameter}=stacks[{c.parameter!r}]" for c in caches]
-    along = [written, "attention_mask", *seen]
+    handed = [f'{identifier(k)}=kept.carried.get("{identifier(k)}")' for k in step_types if k not in graph.inputs]
+    rest = [f'{c.parameter}=kept.stacks["{c.parameter}"]' for c in caches]
+    along = [name for name in (written, "attention_mask", *seen) if name in inputs]
     return Plan(
         title=graph.name,
         name=name,
@@ -140,12 +150,11 @@ def plan(model: CompiledModel, generator: Generator, program: str, writes: bool)
         seen=seen,
         typed=[k for k, t in beside.items() if writes and t.kind == "index" and t.dims == like],
         marked=[k for k, t in beside.items() if writes and t.kind == "mask" and t.dims == like],
-        carried=carried,
-        call=", ".join([*(f"{identifier(k)}={k}" for k in types), *rest]),
-        step_call=", ".join([*(f"{identifier(k)}={k}" for k in own), *handed, *rest]),
+        call=[*(f"{identifier(k)}={k}" for k in types), *rest],
+        step_call=[*(f"{identifier(k)}={k}" for k in own), *handed, *rest],
         start=int(graph.tokens.get("<decoder_start>", 0)),
         ties=ties(model),
-        blocks=blocks(model),
+        blocks=blocks(text),
         embeddings=embeddings(model, written),
         head=head(model),
         facts=facts(graph, caches),
@@ -173,9 +182,9 @@ def ties(model: CompiledModel) -> dict[str, str]:
     return found
 
 
-def blocks(model: CompiledModel) -> list[str]:
-    """Filled in when the classes of the file have their names."""
-    return []
+def blocks(text: str) -> list[str]:
+    """Classes whose instances stand in lists, one behind the other: what is spread over devices stays whole in them."""
+    return sorted(set(re.findall(r"nn\.ModuleList\(\[?(\w+)\(", text)))
 
 
 def embeddings(model: CompiledModel, written: str) -> str:
@@ -216,6 +225,16 @@ def facts(graph: Graph, caches: list[Cache]) -> dict[str, Any]:
         }  # fmt: skip
         known |= {k: v for k, v in found.items() if isinstance(v, int)}
     return known
+
+
+def roles(graph: Graph) -> dict[str, list[str]]:
+    """Names of modules by the role of their component: what adapters, freezing and quantisation ask for."""
+    found: dict[str, list[str]] = {}
+    for name, config in graph.components.items():
+        role = type(config).role
+        if role and role not in ("op", "loss") and config.total():
+            found.setdefault(role, []).append(f"model.{name}")
+    return found
 
 
 def to_json(value: Any) -> str:

@@ -13,7 +13,7 @@ from ...diagnostics import codes as C
 from ...ir.graph import Graph
 from ...weights.load import state_tensors
 from ...weights.safetensors_io import SHARD_BYTES, save_weights, write_text
-from .plan import Plan, plan, to_json, writing_program
+from .plan import Plan, plan, roles, to_json, writing_program
 from .processing import SETTINGS, Processing, processing
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def export(model: CompiledModel, folder: Path, max_shard_bytes: int = SHARD_BYTE
         text = render(generator.module())
     except PROBLEMS as error:
         raise diagnosed(error, model) from error
-    made = plan(model, generator, program, writes is not None)
+    made = plan(model, generator, text, program, writes is not None)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / made.source, text)
     for module, template in ((made.configuration_module, "configuration"), (made.modeling_module, "modeling")):
@@ -110,7 +110,7 @@ def environment() -> Any:
 
 def rendered(template: str, made: Plan | Processing) -> str:
     text: str = environment().get_template(f"{template}.py.jinja").render(p=made)
-    return text
+    return text.rstrip("\n") + "\n"
 
 
 def weights(model: CompiledModel, made: Plan) -> dict[str, Any]:
@@ -136,6 +136,7 @@ def configuration(model: CompiledModel, made: Plan) -> dict[str, Any]:
         "dtype": str(model.dtype).removeprefix("torch."),
         "is_encoder_decoder": False,
         "tie_word_embeddings": bool(made.ties),
+        "roles": roles(model.graph),
         **made.facts,
     }
 
