@@ -1,0 +1,119 @@
+"""Target `tensorrt`: the ONNX graphs, a build plan for each, and engines where TensorRT and a GPU are there.
+
+The folder holds `plan.json` (profiles, flags, files), `build_engines.py` and `trtexec.sh`, which build the engines from it on another
+machine, the graphs where there are weights (`onnx` are the proved ones), and `NAME.engine` after a build.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...diagnostics import Diagnostic, DiagnosticError
+from ...diagnostics import codes as C
+from .limits import Limits, parse_limits
+from .plan import Options, Plan, make_plan, parse_precision
+
+if TYPE_CHECKING:
+    from ...lower.model import CompiledModel
+
+ONNX = "onnx"
+
+
+@dataclass
+class Report:
+    """What was written."""
+
+    folder: Path
+    plan: Plan
+    engines: list[Path] = field(default_factory=list)
+    operators: dict[str, Any] = field(default_factory=dict)
+    refused: dict[str, Diagnostic] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [("graph", "phase", "dims: smallest, usual, largest")]
+        for name, (_, profiles) in self.plan.graphs.items():
+            lines += [(name, p.phase, "  ".join(f"{d} {'/'.join(map(str, r))}" for d, r in p.dims.items())) for p in profiles]
+        widths = [max(len(line[i]) for line in lines) for i in range(2)]
+        return "\n".join(f"{a.ljust(widths[0])}  {b.ljust(widths[1])}  {c}" for a, b, c in lines)
+
+
+def export(
+    model: CompiledModel,
+    folder: Path,
+    plan_only: bool = False,
+    limits: Limits | Sequence[str] = (),
+    precision: dict[str, str] | Sequence[str] = (),
+    programs: list[str] | None = None,
+    opset: int | None = None,
+    observe: Callable[[str], None] = lambda name: None,
+) -> Report:
+    """Write the plan, the graphs where the model has weights, and engines unless `plan_only`.
+
+    Raises DiagnosticError where engines cannot be built here, saying what is missing; where the graphs and the plan disagree; and for
+    options that cannot be meant.
+    """
+    from .missing import cannot_build, missing
+
+    if not plan_only:
+        if lacking := missing():
+            raise DiagnosticError(cannot_build(lacking))
+        if model.device.type == "meta":
+            raise DiagnosticError(
+                Diagnostic(C.CANNOT_EXPORT, f"{model.graph.name} has no weights to build an engine of", fix="--plan-only")
+            )
+    options = Options(dict(precision) if isinstance(precision, dict) else parse_precision(precision))
+    plan = make_plan(model, limits if isinstance(limits, Limits) else parse_limits(list(limits)), options, programs)
+    folder.mkdir(parents=True, exist_ok=True)
+    report = Report(folder, plan, refused=dict(plan.refused))
+    if model.device.type != "meta":
+        report.operators = write_graphs(model, folder, plan, opset, report, observe)
+    text = json.dumps(plan.json(report.operators or None), indent=1)
+    (folder / "plan.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "trtexec.sh").write_text(plan.script(), encoding="utf-8")
+    (folder / "build_engines.py").write_text((Path(__file__).parent / "build.py").read_text(encoding="utf-8"), encoding="utf-8")
+    if not plan_only:
+        from .build import BuildError, build
+
+        try:
+            report.engines = build(folder)
+        except BuildError as error:
+            raise DiagnosticError(Diagnostic(C.CANNOT_EXPORT, str(error))) from error
+    return report
+
+
+def write_graphs(
+    model: CompiledModel, folder: Path, plan: Plan, opset: int | None, report: Report, observe: Callable[[str], None]
+) -> dict[str, Any]:
+    """Export and prove the graphs, then write those for TensorRT. Gives what the parser's list says of each."""
+    from ..onnx import export as export_onnx
+    from .agree import disagreements
+    from .operators import gaps, published
+    from .prepare import prepare
+
+    chosen = list(dict.fromkeys(g.program for g, _ in plan.graphs.values()))
+    given = {} if opset is None else {"opset": opset}
+    made = export_onnx(model, folder / ONNX, programs=chosen, observe=observe, **given)
+    report.refused |= made.refused
+    manifest = json.loads((folder / ONNX / "manifest.json").read_text(encoding="utf-8"))
+    if wrong := disagreements(plan, manifest):
+        raise DiagnosticError(*wrong)
+    roles = {name: config.role or "op" for name, config in model.graph.components.items()}
+
+    def role_of(path: str) -> str:
+        known = [c for c in roles if path == c or path.startswith(f"{c}.")]
+        return roles[max(known, key=len)] if known else "op"
+
+    found: dict[str, Any] = {}
+    for name, (graph, _) in plan.graphs.items():
+        if name in manifest["graphs"]:
+            source = folder / ONNX / manifest["graphs"][name]["file"]
+            ready = prepare(source, folder / f"{name}.onnx", graph.inputs, plan.options.precision, role_of)
+            found[name] = [g.json() for g in gaps(ready)]
+    return {"source": published()["source"], "version": published()["version"], "not_covered": found}
+
+
+__all__ = ["Limits", "Options", "Plan", "Report", "export", "make_plan"]

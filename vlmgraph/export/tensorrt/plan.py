@@ -1,0 +1,163 @@
+"""The build plan: what `plan.json` holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ...diagnostics import Diagnostic, DiagnosticError
+from ...diagnostics import codes as C
+from .commands import provider_options, trtexec
+from .graphs import Planned, graphs_of
+from .limits import Limits
+from .profiles import Profile, profiles_of
+from .sizes import sizes_of
+
+if TYPE_CHECKING:
+    from ...lower.model import CompiledModel
+
+FORMAT = 1
+ROLES = ("encoder", "connector", "embedding", "decoder", "head", "op")
+PRECISIONS = ("float32", "float16", "bfloat16")
+RELATIONS = (
+    "dims of one name are one number in all inputs of a graph",
+    "prompt: past = 0, total = new",
+    "step: new = 1, total = past + 1, total <= the most tokens of a text",
+    "tokens of a text = tokens of its pictures + text beside them",
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How engines are built. `precision` is the type of matrix products and convolutions by role; what it leaves out is as in the graph."""
+
+    precision: Mapping[str, str]
+    workspace_bytes: int = 4 << 30
+    level: int = 3
+    tf32: bool = False
+
+    def flags(self) -> dict[str, Any]:
+        return {
+            "network": ["STRONGLY_TYPED"],
+            "tf32": self.tf32,
+            "builder_optimization_level": self.level,
+            "workspace_bytes": self.workspace_bytes,
+            "timing_cache": "timing.cache",
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The files to build, with their profiles, and programs that have none with the reason."""
+
+    model: str
+    dtype: str
+    limits: Limits
+    options: Options
+    graphs: Mapping[str, tuple[Planned, tuple[Profile, ...]]]
+    refused: Mapping[str, Diagnostic]
+
+    def json(self, operators: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        flags = self.options.flags()
+        return {
+            "format": FORMAT,
+            "model": self.model,
+            "tensorrt": ">=10",
+            "dtype": self.dtype,
+            "precision": dict(self.options.precision),
+            "limits": self.limits.json(),
+            "relations": list(RELATIONS),
+            "flags": flags,
+            "graphs": {name: self.described(g, p, flags) for name, (g, p) in self.graphs.items()},
+            "refused": {name: d.message for name, d in self.refused.items()},
+            **({"operators": dict(operators)} if operators is not None else {}),
+        }
+
+    def described(self, graph: Planned, profiles: Sequence[Profile], flags: dict[str, Any]) -> dict[str, Any]:
+        onnx, engine = f"{graph.name}.onnx", f"{graph.name}.engine"
+        return {
+            "onnx": onnx,
+            "engine": engine,
+            "program": graph.program,
+            "roles": {role: self.options.precision.get(role, self.dtype) for role in graph.roles},
+            "inputs": [e.json() for e in graph.inputs],
+            "profiles": [p.json() for p in profiles],
+            "trtexec": trtexec(onnx, engine, profiles, flags),
+            "onnxruntime": provider_options(graph.name, profiles, flags),
+        }
+
+    def script(self) -> str:
+        """A line of trtexec for each file."""
+        flags = self.options.flags()
+        lines = [trtexec(f"{n}.onnx", f"{n}.engine", p, flags) for n, (_, p) in self.graphs.items()]
+        return (
+            "\n".join(["#!/bin/sh", "# Builds the engines of this folder one after the other.", 'set -e; cd "$(dirname "$0")"', *lines])
+            + "\n"
+        )
+
+
+def make_plan(model: CompiledModel, limits: Limits, options: Options, programs: Sequence[str] | None = None) -> Plan:
+    """Plan the programs (all that are declared), in the order of the target `onnx`. Raises DiagnosticError where none can be planned."""
+    from ...processor.model import model_processor
+
+    check_precision(options.precision, str(model.dtype).removeprefix("torch."))
+    twin = on_meta(model)
+    processor = model_processor(twin.spec, twin.graph)
+    tables = twin.spec.data.get("processor") or {}
+    made: dict[str, tuple[Planned, tuple[Profile, ...]]] = {}
+    refused: dict[str, Diagnostic] = {}
+    decoders = 0
+    for name in programs if programs is not None else list(twin.graph.programs):
+        if name not in twin.graph.programs:
+            text = f"{twin.graph.name} has no program {name!r}"
+            raise DiagnosticError(Diagnostic(C.BAD_OPTION, text, fix=f"programs: {', '.join(twin.graph.programs)}"))
+        try:
+            sizes = sizes_of(twin.programs[name].source, twin.graph, tables, processor, name, limits)
+            found = graphs_of(twin, name, sizes, f"{name}." if decoders else "")
+            made |= {g.name: (typed(g, options), tuple(profiles_of(g, sizes))) for g in found}
+        except DiagnosticError as error:
+            refused[name] = error.diagnostics[0]
+            continue
+        decoders += bool(twin.graph.programs[name].cache)
+    if not made:
+        raise DiagnosticError(*refused.values())
+    return Plan(twin.graph.name, str(model.dtype).removeprefix("torch."), limits, options, made, refused)
+
+
+def typed(graph: Planned, options: Options) -> Planned:
+    """Keys and values are kept in the precision of the decoder."""
+    kept = options.precision.get("decoder")
+    if kept is None:
+        return graph
+    entries = [replace(e, dtype=kept) if e.name.startswith("past_key_values.") and e.dtype == "float32" else e for e in graph.inputs]
+    return replace(graph, inputs=tuple(entries))
+
+
+def on_meta(model: CompiledModel) -> CompiledModel:
+    """The model without storage: a plan needs shapes only."""
+    if model.device.type == "meta":
+        return model
+    from ...lower.model import CompiledModel
+
+    return CompiledModel(model.spec, model.graph, "meta", model.dtype, "eager")
+
+
+def check_precision(precision: Mapping[str, str], dtype: str) -> None:
+    for role, kind in precision.items():
+        if role not in ROLES:
+            raise DiagnosticError(Diagnostic(C.BAD_OPTION, f"there is no role {role!r}", fix=f"roles: {', '.join(ROLES)}"))
+        if kind not in PRECISIONS:
+            raise DiagnosticError(Diagnostic(C.BAD_OPTION, f"precision {kind!r} of {role}", fix=f"one of {', '.join(PRECISIONS)}"))
+        if dtype != "float32" and kind != dtype:
+            text = f"{role} in {kind}, but the graph is in {dtype} throughout"
+            raise DiagnosticError(Diagnostic(C.BAD_OPTION, text, fix="export from float32 weights, and let the precision of roles decide"))
+
+
+def parse_precision(texts: Sequence[str]) -> dict[str, str]:
+    """`float16` for all roles, or `encoder=float16`; later ones win."""
+    found: dict[str, str] = {}
+    for text in texts:
+        role, separator, kind = text.rpartition("=")
+        found |= {role: kind} if separator else dict.fromkeys(ROLES, kind)
+    return found
