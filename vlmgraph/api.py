@@ -72,7 +72,8 @@ def compile(
 ) -> CompiledModel:
     """Build a model: on `device` with each component's own initialisation, or on `"meta"` without storage.
 
-    `mode="compile"` runs every program through torch.compile. Raises DiagnosticError when the spec has errors.
+    `mode="compile"` is for inference: each kind of repeated block goes through torch.compile once, maps of one input are one product, and
+    `model.regions` counts compilations. Raises DiagnosticError when the spec has errors.
     """
     import torch
 

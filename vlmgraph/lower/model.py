@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -21,6 +21,9 @@ from .generate import generate, stream
 from .inputs import Watch, check_placeholders, prepared, unfed_placeholders
 from .program import lower_program
 from .sample_image import draw, pixels
+
+if TYPE_CHECKING:
+    from .fast import Regions
 
 
 class CompiledProgram:
@@ -52,10 +55,7 @@ class CompiledProgram:
                 wanted = ", ".join(f"{n}: {types[n]}" for n in error.needed if n in types)
                 label = self.model.graph.labels.get(f"program:{self.name}")
                 raise DiagnosticError(Diagnostic(C.MISSING_INPUT, str(error), label, notes=(wanted,) if wanted else ())) from error
-            module: Any = lower_program(self.source, program, self.model)
-            if self.model.mode == "compile":
-                module = torch.compile(module)
-            self._lowered[key] = (program, module)
+            self._lowered[key] = (program, lower_program(self.source, program, self.model))
         return self._lowered[key]
 
     def run(self, inputs: Mapping[str, Any], caches: Mapping[str, Any] | None = None, step: bool = False) -> dict[str, Any]:
@@ -66,6 +66,8 @@ class CompiledProgram:
             if present not in self._watched:
                 self._watched[present] = unfed_placeholders(self.source, self.graph(), program)
             check_placeholders(self._watched[present], given)
+            if self.model.mode == "compile" and not torch.is_grad_enabled():
+                self.model.settle()
         arguments = [given[name] for name in program.inputs]
         arguments += [(caches or {}).get(component) for component in program.cache]
         try:
@@ -119,6 +121,13 @@ class CompiledModel(nn.Module):
             self.to(dtype)
         self.programs = Programs(self)
         self.eval()
+        self.regions: Regions | None = None
+        """With `mode="compile"`: what was compiled, how often and for how long, `regions.report()`."""
+        if mode == "compile":
+            from .fast import Regions, fuse  # what compiles takes seconds to import
+
+            fuse(self)
+            self.regions = Regions(self)
 
     @property
     def device(self) -> torch.device:
@@ -135,6 +144,12 @@ class CompiledModel(nn.Module):
 
     def forward(self, **inputs: Any) -> dict[str, Tensor]:
         return self.programs[self.main](**inputs)
+
+    def settle(self) -> None:
+        """With `mode="compile"`: join weights that are read together, where they were loaded or moved since."""
+        from .fast import settle
+
+        settle(self)
 
     def objective_graph(self, name: str) -> Graph:
         """The graph with an objective's own nodes and rebound ports, typed anew."""
@@ -168,8 +183,8 @@ class CompiledModel(nn.Module):
     def stream(self, processor: Any, *args: Any, **kwargs: Any) -> Iterator[str]:
         """The answer to one prompt as pieces of text while it is written; arguments as of `generate`.
 
-            for piece in model.stream(processor, **inputs, max_new_tokens=64):
-                print(piece, end="", flush=True)
+        for piece in model.stream(processor, **inputs, max_new_tokens=64):
+            print(piece, end="", flush=True)
         """
         return stream(self, processor, *args, **kwargs)
 
