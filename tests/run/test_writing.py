@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 import torch
 
 from tests.run.test_specs import by_hand
+from vlmgraph.cli.common import UsageError
+from vlmgraph.cli.writing import refuse_searches, writing_arguments
 
 PROMPT = "What is this?"
 
@@ -45,3 +48,12 @@ def test_beams_are_printed_when_they_are_found(run: Any, photos: list[Path]) -> 
     arguments = ("llava-1.5", "--size", "tiny", "--image", photos[0], "--prompt", PROMPT, "--max-new-tokens", 4, "--num-beams", 2)
     said, result = run(*arguments), run(*arguments, "--json").results[0]
     assert said.out == "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in result["answer"]) + "\n"
+
+
+def test_an_exported_folder_says_what_it_cannot() -> None:
+    parser = argparse.ArgumentParser()
+    writing_arguments(parser)
+    for option in ("--num-beams=2", "--stop-string=x", "--early-stopping", "--static-cache", "--min-p=.1"):
+        with pytest.raises(UsageError, match=option.partition("=")[0]):
+            refuse_searches(parser.parse_args([option]), "onnx/ is an exported folder")
+    refuse_searches(parser.parse_args(["--sample", "--top-k=3", "--temperature=2"]), "onnx/ is an exported folder")

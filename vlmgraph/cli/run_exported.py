@@ -13,6 +13,7 @@ from ..diagnostics import Diagnostic, DiagnosticError
 from .common import UsageError
 from .folder import MARK
 from .run import Stream, media, noted, printable, room
+from .writing import refuse_searches
 
 if TYPE_CHECKING:
     from ..export.onnx.run import Exported
@@ -30,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(args.model)
     if args.size or args.variant or args.overrides:
         raise UsageError(f"{folder} is an exported folder: --size, --variant and --set are for specs")
+    refuse_searches(args, f"{folder} is an exported folder")
     if args.output is not None:
         raise DiagnosticError(Diagnostic(C.NO_GENERATE, f"{folder} draws no pictures", fix="leave -o out, or run the compiled folder"))
     spec = api.read_spec(folder / MARK)

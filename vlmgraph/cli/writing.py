@@ -6,6 +6,8 @@ import argparse
 import math
 from typing import Any
 
+from .common import UsageError
+
 
 def writing_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
@@ -68,6 +70,18 @@ def writing(args: argparse.Namespace) -> dict[str, Any]:
         **({"cache_implementation": "static"} if args.static_cache else {}),
         "seed": args.seed,
     }
+
+
+def refuse_searches(args: argparse.Namespace, what: str) -> None:
+    """Raises UsageError for options that only a model in torch has: they would silently do nothing."""
+    names = (
+        "min_new_tokens", "stop_string", "min_p", "num_beams", "length_penalty", "early_stopping", "repetition_penalty",
+        "no_repeat_ngram_size",
+    )  # fmt: skip
+    found = next((name for name in names if getattr(args, name) is not None), None)
+    if found is not None or args.static_cache:
+        option = f"--{(found or 'static_cache').replace('_', '-')}"
+        raise UsageError(f"{what}, which writes without {option}: leave it out, or run the compiled folder")
 
 
 def given(options: dict[str, Any]) -> dict[str, Any]:
