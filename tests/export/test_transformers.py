@@ -123,7 +123,8 @@ def pixels(value):
 def seen(model, node) -> bool:
     """Whether a component reads pictures themselves."""
     kinds = [model.graph.inputs[s].kind for s in node.sources() if s in model.graph.inputs]
-    trained = next(model.get_submodule(node.component).parameters(), None)
+    part = dict(model.named_modules()).get(node.component)
+    trained = None if part is None else next(part.parameters(), None)
     return trained is not None and any(kind in ("image", "video", "patches") for kind in kinds)
 
 

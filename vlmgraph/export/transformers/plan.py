@@ -191,9 +191,10 @@ def embeddings(model: CompiledModel, written: str) -> str:
     """Where the table of token embeddings stands."""
     from torch import nn
 
+    modules = dict(model.named_modules())
     for node in model.graph.nodes:
         if node.op == CALL and written in node.sources():
-            part = model.get_submodule(node.component)
+            part = modules.get(node.component, nn.Identity())
             found = next((p for p, m in part.named_modules() if isinstance(m, nn.Embedding)), None)
             if found is not None:
                 return ".".join(filter(None, ("model", node.component, found)))
@@ -208,7 +209,7 @@ def head(model: CompiledModel) -> str:
     node = next((n for n in model.graph.nodes if n.op == CALL and value in [v for v, _ in n.values()]), None)
     if node is None:
         return ""
-    part = model.get_submodule(node.component)
+    part = dict(model.named_modules()).get(node.component, nn.Identity())
     found = [p for p, m in part.named_modules() if isinstance(m, nn.Linear)]
     return ".".join(filter(None, ("model", node.component, found[0]))) if len(found) == 1 else ""
 
