@@ -103,3 +103,41 @@ def test_a_streamer_of_transformers_gets_the_prompt_and_the_end():
     given = prompt(NAME, batch=1)
     writer(NAME)[0].generate(**given, max_new_tokens=3, streamer=Streamer())
     assert got == [given["input_ids"].shape, (1,), (1,), (1,), "end"]
+
+
+def test_beams_end_at_a_string_too():
+    model, processor = writer(NAME)
+    given = prompt(NAME)
+    options = {
+        "max_new_tokens": 8,
+        "num_beams": 3,
+        "num_return_sequences": 3,
+        "pad_token_id": 1,
+        "suppress_tokens": (1, *placeholders(NAME)),
+    }
+    before = given["input_ids"].shape[1]
+    string = processor.decode(model.generate(**given, **options)[0, before:].tolist())[2:4]
+    ended = 0
+    for row in model.generate(**given, **options, stop_strings=[string], processor=processor)[:, before:].tolist():
+        length = next((n for n in range(1, 9) if string in processor.decode(row[:n])), None)
+        ended += length is not None
+        assert all(i == 1 for i in row[length or 8 :]) and 1 not in row[: length or 8]
+    assert len(string) == 2 and ended
+
+
+def test_what_a_caller_brings_is_asked():
+    """Criteria and processors, as transformers calls them: ids and scores."""
+    model, given = writer(NAME)[0], prompt(NAME)
+    before = given["input_ids"].shape[1]
+
+    def upwards(ids, scores):
+        assert ids.shape[0] == scores.shape[0] == 2
+        out = torch.full_like(scores, float("-inf"))
+        out[:, 20 + ids.shape[1] - before] = 0
+        return out
+
+    made = model.generate(**given, max_new_tokens=9, logits_processor=[upwards], stopping_criteria=[lambda ids, scores: ids[:, -1] == 24])
+    assert made[:, before:].tolist() == [[20, 21, 22, 23, 24]] * 2
+    halves = [lambda ids, scores: torch.tensor([ids.shape[1] - before == 2, False])]
+    made = model.generate(**given, max_new_tokens=4, logits_processor=[upwards], stopping_criteria=halves, pad_token_id=3)
+    assert made[:, before:].tolist() == [[20, 21, 3, 3], [20, 21, 22, 23]]
