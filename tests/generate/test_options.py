@@ -101,6 +101,10 @@ def test_a_loaded_folder_brings_its_defaults(tmp_path: Path):
         vlmgraph.load(tmp_path)
     (found,) = caught.value.diagnostics
     assert found.code == C.BAD_OPTION and "generation_config.json" in found.message
+    (tmp_path / "generation_config.json").write_text(
+        '{"cache_implementation": "hybrid", "pad_token_id": -1, "forced_eos_token_id": [2, 3]}'
+    )
+    assert folder_options(tmp_path) == {"forced_eos_token_id": [2, 3]}
     (tmp_path / "generation_config.json").write_text("{")
     with pytest.raises(DiagnosticError) as caught:
         folder_options(tmp_path)

@@ -25,7 +25,7 @@ RULES = {
     "ngram": (S.NoRepeatNgram(3), "NoRepeatNGramLogitsProcessor", (3,)),
     "unigram": (S.NoRepeatNgram(1), "NoRepeatNGramLogitsProcessor", (1,)),
     "suppress": (S.Suppress([3, 9]), "SuppressTokensLogitsProcessor", ([3, 9],)),
-    "force": (S.Force(7, at=12), "ForcedEOSTokenLogitsProcessor", (13, 7)),
+    "force": (S.Force([7, 8], at=12), "ForcedEOSTokenLogitsProcessor", (13, [7, 8])),
     "temperature": (S.Temperature(0.3), "TemperatureLogitsWarper", (0.3,)),
     "top_k": (S.TopK(5), "TopKLogitsWarper", (5,)),
     "top_p": (S.TopP(0.8), "TopPLogitsWarper", (0.8,)),

@@ -46,7 +46,7 @@ class Options(BaseModel):
     bad_words_ids: tuple[tuple[int, ...], ...] = ()
     suppress_tokens: tuple[int, ...] = ()
     forced_bos_token_id: int | None = Field(None, description="the first token behind a decoder's start")
-    forced_eos_token_id: int | None = Field(None, description="the last token that there is room for")
+    forced_eos_token_id: tuple[int, ...] = Field((), description="one of these is the last token that there is room for")
     num_beams: int = Field(1, ge=1, le=1024)
     num_return_sequences: int = Field(1, ge=1)
     length_penalty: float = Field(1.0, allow_inf_nan=False, description="scores are divided by length ** length_penalty")
@@ -54,7 +54,7 @@ class Options(BaseModel):
     use_cache: bool = True
     cache_implementation: Literal["dynamic", "static"] = "dynamic"
 
-    @field_validator("eos_token_id", "suppress_tokens", mode="before")
+    @field_validator("eos_token_id", "suppress_tokens", "forced_eos_token_id", mode="before")
     @classmethod
     def _some(cls, value: Any) -> Any:
         value = value.tolist() if isinstance(value, torch.Tensor) else value
@@ -100,7 +100,7 @@ def options_of(given: Mapping[str, Any], defaults: Mapping[str, Any], source: st
 
     Raises DiagnosticError for values that cannot hold.
     """
-    none = {"eos_token_id": (), "suppress_tokens": (), "forced_bos_token_id": None, "forced_eos_token_id": None}
+    none = {"eos_token_id": (), "suppress_tokens": (), "forced_bos_token_id": None, "forced_eos_token_id": ()}
     own = {name: none.get(name) if value is None else value for name, value in given.items() if value is not None or name in none}
     own |= {name: Options.model_fields[name].default for name, value in given.items() if value is None and name not in none}
     known = {name: value for name, value in defaults.items() if name in Options.model_fields and value is not None and name not in own}
@@ -153,5 +153,9 @@ def folder_options(folder: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise DiagnosticError(Diagnostic(C.BAD_CONFIG, f"{path} holds no table"))
     known = {name: value for name, value in found.items() if name in Options.model_fields and value is not None}
+    if known.get("cache_implementation") not in (None, "dynamic", "static"):
+        del known["cache_implementation"]  # how keys and values are stored changes no token
+    if known.get("pad_token_id") == -1:
+        del known["pad_token_id"]  # none
     options_of({}, known, str(path))
     return known

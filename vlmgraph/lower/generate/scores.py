@@ -74,16 +74,16 @@ class Suppress:
 
 
 class Force:
-    """One token where the text is `at` tokens long."""
+    """One of these tokens where the text is `at` tokens long."""
 
-    def __init__(self, token: int, at: int) -> None:
-        self.token, self.at = token, at
+    def __init__(self, tokens: Sequence[int], at: int) -> None:
+        self.tokens, self.at = list(tokens), at
 
     def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
         if ids.shape[1] != self.at:
             return scores
         forced = torch.full_like(scores, NEVER)
-        forced[:, self.token] = 0.0
+        forced[:, self.tokens] = 0.0
         return forced
 
 
@@ -154,8 +154,8 @@ def text_rules(options: Options, prompt: int) -> list[Rule]:
     if o.min_new_tokens and o.eos_token_id:
         rules.append(Suppress(o.eos_token_id, until=prompt + o.min_new_tokens))
     if o.forced_bos_token_id is not None:
-        rules.append(Force(o.forced_bos_token_id, at=1))
-    if o.forced_eos_token_id is not None:
+        rules.append(Force([o.forced_bos_token_id], at=1))
+    if o.forced_eos_token_id:
         rules.append(Force(o.forced_eos_token_id, at=prompt + o.max_new_tokens - 1))
     if o.suppress_tokens:
         rules.append(Suppress(o.suppress_tokens))
