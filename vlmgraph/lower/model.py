@@ -13,6 +13,7 @@ from ..diagnostics import Collector, Diagnostic, DiagnosticError
 from ..diagnostics import codes as C
 from ..ir.graph import Graph
 from ..ir.types import Type
+from ..passes.last import last_position
 from ..passes.objectives import objective_graph
 from ..passes.slice import MissingInput, ProgramGraph, slice_program
 from ..spec import Spec
@@ -31,7 +32,7 @@ class CompiledProgram:
 
     def __init__(self, model: CompiledModel, name: str) -> None:
         self.model, self.name = model, name
-        self._lowered: dict[tuple[frozenset[str], bool], tuple[ProgramGraph, Any]] = {}
+        self._lowered: dict[tuple[frozenset[str], bool, bool], tuple[ProgramGraph, Any]] = {}
         self._watched: dict[frozenset[str], list[Watch]] = {}
 
     @property
@@ -43,13 +44,14 @@ class CompiledProgram:
         """The nodes that run when the inputs `present` are given (default: all of them)."""
         return slice_program(self.source, self.name, present, step)
 
-    def lowered(self, present: frozenset[str] | None = None, step: bool = False) -> tuple[ProgramGraph, Any]:
-        """The program's slice and its fx module for these inputs."""
+    def lowered(self, present: frozenset[str] | None = None, step: bool = False, last: bool = False) -> tuple[ProgramGraph, Any]:
+        """The program's slice and its fx module for these inputs; with `last` logits are of the last position alone."""
         present = frozenset(self.graph().inputs) if present is None else present
-        key = (present, step)
+        key = (present, step, last)
         if key not in self._lowered:
             try:
                 program = self.graph(present, step)
+                program = last_position(self.source, program) if last else program
             except MissingInput as error:
                 types = self.model.graph.inputs
                 wanted = ", ".join(f"{n}: {types[n]}" for n in error.needed if n in types)
@@ -58,10 +60,12 @@ class CompiledProgram:
             self._lowered[key] = (program, lower_program(self.source, program, self.model))
         return self._lowered[key]
 
-    def run(self, inputs: Mapping[str, Any], caches: Mapping[str, Any] | None = None, step: bool = False) -> dict[str, Any]:
-        """Outputs by name, and carried values as `carry.<name>`."""
+    def run(
+        self, inputs: Mapping[str, Any], caches: Mapping[str, Any] | None = None, step: bool = False, last: bool = False
+    ) -> dict[str, Any]:
+        """Outputs by name, and carried values as `carry.<name>`. With `last` logits are of the last position alone."""
         given = {k: v for k, v in inputs.items() if v is not None}
-        program, module = self.lowered(present := frozenset(given), step)
+        program, module = self.lowered(present := frozenset(given), step, last)
         if not step:
             if present not in self._watched:
                 self._watched[present] = unfed_placeholders(self.source, self.graph(), program)

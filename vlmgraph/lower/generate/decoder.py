@@ -34,7 +34,7 @@ class Decoder:
 
     def start(self) -> Tensor:
         """Scores [B, V] of the first new token of each prompt."""
-        out = self.program.run(self.prompt, self.caches)
+        out = self.program.run(self.prompt, self.caches, last=True)
         if self.caches:
             kept = {k: v for k, v in self.prompt.items() if k not in self.model.graph.inputs}  # values that the program is cut at
             if "attention_mask" in self.prompt:
@@ -78,7 +78,7 @@ class Decoder:
         if not self.caches:
             new = self.ids[:, self.before :]
             runs = [continued(self.model, self.prompt, new[i :: self.copies], self.written) for i in range(self.copies)]
-            return torch.stack([last(self.program.run(run)) for run in runs], 1).flatten(0, 1)
+            return torch.stack([last(self.program.run(run, last=True)) for run in runs], 1).flatten(0, 1)
         mask = PADDING[self.written]
         if mask == "attention_mask" and mask in self.inputs:
             old = self.inputs[mask]
