@@ -29,7 +29,7 @@ class Scripted:
         self.given: list[dict[str, Tensor]] = []
         self.left: list[int] = []
 
-    def run(self, inputs: dict[str, Tensor], caches: Any = None, step: bool = False) -> dict[str, Tensor]:
+    def run(self, inputs: dict[str, Tensor], caches: Any = None, step: bool = False, last: bool = False) -> dict[str, Tensor]:
         if not step:
             self.prompts.append(processor(NAME).decode(inputs["input_ids"][0].tolist()))
             self.given.append(dict(inputs))
