@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import inspect
+import re
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...components.base import Component
 from ...diagnostics import Diagnostic, DiagnosticError
 from ...diagnostics import codes as C
 from ...ir.dims import Call, Dim, Symbol
-from ...ir.graph import Graph
+from ...ir.graph import CALL, Graph
 
 if TYPE_CHECKING:
     from ...processor.core import Processor
@@ -35,6 +39,8 @@ class Processing:
     prefix: str
     symbols: list[tuple[str, str]]
     counts: dict[str, str]
+    helpers: list[str]
+    """Classes of components that say how many tokens a picture has."""
     settings: str
     stored: dict[str, Any]
     files: dict[str, str]
@@ -53,8 +59,12 @@ def processing(processor: Processor, graph: Graph, prefix: str) -> Processing:
         "vocabularies": {name: e.tokenizer.size for name, e in processor.encoders.items()},
     }  # fmt: skip
     nodes = [s.place.node for e in processor.encoders.values() for s in e.slots if isinstance(s.place.node, str)]
-    counts = {node: count(node, graph) for node in dict.fromkeys(nodes)}
-    return Processing(graph.name, prefix, symbols, counts, SETTINGS, stored_, dict(sources([*START, *(m for m, _ in symbols)])))
+    helpers: dict[str, str] = {}
+    counts = {node: count(node, graph, helpers) for node in dict.fromkeys(nodes)}
+    symbols += [s for text in helpers.values() for s in loaded(text)]
+    files = dict(sources([*START, *(m for m, _ in symbols)]))
+    symbols += [s for text in files.values() for s in loaded(text)]
+    return Processing(graph.name, prefix, list(dict.fromkeys(symbols)), counts, list(helpers.values()), SETTINGS, stored_, files)
 
 
 def named(config: Any, graph: Graph) -> Iterator[tuple[str, str]]:
@@ -94,8 +104,8 @@ def refused(graph: Graph, why: str) -> DiagnosticError:
 # ---- token counts
 
 
-def count(node: str, graph: Graph) -> str:
-    """An expression for the tokens that a node makes of a picture, over the arrays `inputs`."""
+def count(node: str, graph: Graph, helpers: dict[str, str]) -> str:
+    """An expression for the tokens that a node makes of a picture, over the arrays `inputs`; a class that it needs goes to `helpers`."""
     types = graph.types()
     type_ = types.get(graph.resolve(node), types.get(node))
     assert type_ is not None
@@ -108,10 +118,61 @@ def count(node: str, graph: Graph) -> str:
     left = [s for s in length.symbols() if s not in places]
     if not left:
         return expression(length, places)
+    if len(left) == 1 and left[0].name not in owners and (told := by_component(left[0], graph, helpers)):
+        return f"[{expression(length, {**places, left[0]: 'n'})} for n in {told}]"
     if len(left) > 1 or left[0].name not in owners:
-        raise refused(graph, f"how many tokens `{node}` makes of a picture follows from a component, not from an input's shape")
+        raise refused(graph, f"how many tokens `{node}` makes of a picture follows from no input's shape")
     owner = owners[left[0].name]
     return f'[{expression(length, {**places, left[0]: "n"})} for n in inputs["{owner}"].prod(axis=1).tolist()]'
+
+
+def by_component(symbol: Symbol, graph: Graph, helpers: dict[str, str]) -> str:
+    """The call that gives the length of each picture, where a component says it: its method `lengths` and what that reads."""
+    for node in graph.nodes:
+        if node.op != CALL or not any(symbol in dim.symbols() for t in node.outputs.values() for dim in t.dims[:1]):
+            continue
+        config = graph.config(node)
+        ports = {port: source for port, source in node.inputs.items() if isinstance(source, str) and source in graph.inputs}
+        if type(config).lengths is Component.lengths or not ports:
+            continue
+        name = "".join(part.capitalize() for part in node.component.split(".")) + "Lengths"
+        helpers[name] = alone(name, config, graph)
+        given = ", ".join(f'"{port}": "{source}"' for port, source in ports.items())
+        return f"{name}().lengths({{port: inputs[name] for port, name in {{{given}}}.items() if name in inputs}})"
+    return ""
+
+
+def alone(name: str, config: Any, graph: Graph) -> str:
+    """The class with `lengths`, the methods it calls, and the fields that they read as literals."""
+    methods: dict[str, str] = {}
+    fields: dict[str, Any] = {}
+    todo = ["lengths"]
+    while todo:
+        method = todo.pop()
+        text = textwrap.dedent(inspect.getsource(getattr(type(config), method)))
+        methods[method] = textwrap.indent(text, "    ")
+        for node in ast.walk(ast.parse(text)):
+            if not (isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"):
+                continue
+            if inspect.isfunction(getattr(type(config), node.attr, None)):
+                todo += [node.attr] if node.attr not in methods else []
+            else:
+                fields[node.attr] = getattr(config, node.attr)
+    lines = []
+    for field, value in fields.items():
+        try:
+            assert ast.literal_eval(repr(value)) == value
+        except (ValueError, SyntaxError, AssertionError):
+            raise refused(graph, f"`{field}` of {config.kind} has no literal") from None
+        lines.append(f"    {field} = {value!r}")
+    doc = f'    """Tokens of each picture, as {config.kind} counts them."""'
+    return "\n".join([f"class {name}:", doc, "", *lines, "", *(m.rstrip() + "\n" for m in methods.values())]).rstrip()
+
+
+def loaded(text: str) -> list[tuple[str, str]]:
+    """File and name of what a text takes by its path. transformers copies a file only where another imports it."""
+    found = re.findall(r'load_symbol\("vlmgraph\.([\w.]+):(\w+)"', text)
+    return [(f.removeprefix("processor.").replace(".", "_"), name) for f, name in found]
 
 
 def expression(dim: Dim, names: Mapping[Symbol, str]) -> str:
@@ -144,12 +205,13 @@ def sources(start: list[str]) -> Iterator[tuple[str, str]]:
             continue
         done.add(module)
         text = entries_alone() if module == "check" else turned(module, source_of(module))
-        todo += [m for m in neighbours(text) if m != "base"]
+        todo += [m for m in (*neighbours(text), *(f for f, _ in loaded(text))) if m != "base"]
         yield module, text
 
 
 def source_of(module: str) -> str:
-    spec = importlib.util.find_spec(f"{OWN}.{module}")
+    place = f"vlmgraph.nn.{module.removeprefix('nn_')}" if module.startswith("nn_") else f"{OWN}.{module}"
+    spec = importlib.util.find_spec(place)
     assert spec is not None and spec.origin is not None
     return Path(spec.origin).read_text(encoding="utf-8")
 
