@@ -37,6 +37,7 @@ SWEEPS = {
     "tests/levels/test_levels.py::test_trains": "trains",
     "tests/levels/test_levels.py::test_source": "source",
     "tests/levels/test_compiled.py::test_compiled": "compiled",
+    "tests/export/test_onnx.py::test_every_spec": "onnx",
     "tests/levels/test_generated.py::test_generated": "decoding",
     "tests/levels/test_generated.py::test_generated_by_variants": "decoding",
     "tests/report/test_drawings.py::TestDrawings": "drawing",

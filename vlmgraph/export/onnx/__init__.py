@@ -89,7 +89,11 @@ def export(
         known[key] = found
         path = folder / f"{run.piece.name}.onnx"
         store.write(found.model, path)
-        made = verify(found, path, limit)
+        try:
+            made = verify(found, path, limit)
+        except DiagnosticError:
+            path.unlink()
+            raise
         rows.extend(made)
         graphs[run.piece.name] = described(found, made)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import traceback
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ import torch
 from ...diagnostics import Diagnostic, DiagnosticError
 from ...diagnostics import codes as C
 from ...ir.types import Type
-from .operators import translations
+from .operators import plain_attention, translations
 from .samples import Run
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def capture(run: Run, opset: int = OPSET) -> Captured:
     given = sample(run)
     shapes = tuple(open_axes(run, given))
     try:
-        with quiet(), torch.no_grad():
+        with quiet(), plain_attention(), torch.no_grad():
             made = torch.onnx.export(
                 run.flat, given, dynamo=True, dynamic_shapes=(shapes,), input_names=run.names, output_names=run.gives, opset_version=opset,
                 custom_translation_table=translations(),
@@ -134,7 +135,13 @@ def refused(run: Run, error: Exception) -> DiagnosticError:
     where = component(run, cause)
     place = f" at node {where!r}" if where else ""
     text = f"{run.piece.name} cannot be exported{place}: {lines[0][:300]}"
-    return DiagnosticError(Diagnostic(C.CANNOT_EXPORT, text, notes=tuple(lines[1:4])))
+    return DiagnosticError(Diagnostic(C.CANNOT_EXPORT, text, notes=(*line_of(cause), *lines[1:3])))
+
+
+def line_of(error: BaseException) -> tuple[str, ...]:
+    """The last line that ran outside of torch."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "/torch/" not in f.filename and not f.filename.startswith("<")]
+    return (f"{frames[-1].filename}, line {frames[-1].lineno}: {frames[-1].line}",) if frames else ()
 
 
 def component(run: Run, error: BaseException) -> str:

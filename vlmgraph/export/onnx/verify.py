@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...diagnostics import Diagnostic, DiagnosticError
+from ...diagnostics import codes as C
 from .capture import Captured
 
 LIMITS = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 5e-2}
@@ -43,14 +48,16 @@ def opened(path: Path) -> Any:
 
 def verify(found: Captured, path: Path, limit: float) -> list[Row]:
     """A row for every output and sample; the first that is over the limit says which node departs."""
-    session = opened(path)
+    with named(found, "open"):
+        session = opened(path)
     taken = [i.name for i in session.get_inputs()]
     rows: list[Row] = []
     located = False
     for given, wanted in found.run.calls:
         feed = {name: as_array(x) for name, x in zip(found.run.names, given) if name in taken}
-        got = session.run(None, feed)
         sizes = sizes_of(found, given)
+        with named(found, f"run at {sizes}"):
+            got = session.run(None, feed)
         for name, ours, theirs in zip(found.run.gives, got, wanted):
             row = Row(found.name, name, sizes, list(theirs.shape), *distance(ours, theirs))
             if row.error > limit and not located:
@@ -59,6 +66,19 @@ def verify(found: Captured, path: Path, limit: float) -> list[Row]:
                 row.first, located = first_departing(found, given, limit, path.parent), True
             rows.append(row)
     return rows
+
+
+@contextlib.contextmanager
+def named(found: Captured, what: str) -> Iterator[None]:
+    """What onnxruntime cannot do with a graph is a reason to refuse it; the message names the node."""
+    try:
+        yield
+    except Exception as error:
+        said = str(error).strip().splitlines()[0]
+        node = re.search(r"Name:'([^']*)'", said)
+        place = f" at node {node[1]!r}" if node else ""
+        text = f"{found.name} cannot be exported{place}: onnxruntime does not {what}"
+        raise DiagnosticError(Diagnostic(C.CANNOT_EXPORT, text, notes=(said[:500],))) from error
 
 
 def as_array(x: torch.Tensor) -> np.ndarray:
