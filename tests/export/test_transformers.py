@@ -236,3 +236,15 @@ def test_a_processor_that_cannot_stand_alone_is_said(tmp_path: Path, monkeypatch
     told = vlmgraph.export(model, "transformers", tmp_path)
     assert "no processor files" in told and "VG0803" in told and "elsewhere.pictures" in told
     assert "AutoProcessor" not in json.loads((tmp_path / "config.json").read_text())["auto_map"]
+
+
+def test_the_command_writes_and_replaces_the_folder(tmp_path: Path, capsys) -> None:
+    from vlmgraph.cli import main
+
+    command = ["export", "clip", "--size", "tiny", "--to", "transformers", "-o", str(tmp_path / "clip")]
+    for _ in range(2):
+        assert main(command) == 0
+        assert {"config.json", "model.safetensors", "spec.lock.toml", "processor_config.json"} <= {
+            p.name for p in (tmp_path / "clip").iterdir()
+        }
+    capsys.readouterr()

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from ...diagnostics import Diagnostic, DiagnosticError
 from ...diagnostics import codes as C
 from ...ir.graph import Graph
-from ...weights.load import state_tensors
+from ...weights.load import LOCK, state_tensors
+from ...weights.lock import lock_text
 from ...weights.safetensors_io import SHARD_BYTES, save_weights, write_text
 from .plan import Plan, plan, roles, to_json, writing_program
 from .processing import SETTINGS, Processing, processing
@@ -50,6 +51,7 @@ def export(model: CompiledModel, folder: Path, max_shard_bytes: int = SHARD_BYTE
         raise diagnosed(error, model) from error
     made = plan(model, generator, text, program, writes is not None)
     folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / LOCK, lock_text(model.spec, model.graph))
     write_text(folder / made.source, text)
     for module, template in ((made.configuration_module, "configuration"), (made.modeling_module, "modeling")):
         write_text(folder / f"{module}.py", rendered(template, made))
