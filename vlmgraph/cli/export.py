@@ -4,9 +4,12 @@ ONNX: every declared program becomes a graph or several (the vision tower, the e
 out), and each graph is held against eager with onnxruntime at three sizes of everything that is open. The table of errors is printed and
 stored in manifest.json; a graph that departs is an error that names the first node that does, and nothing is written.
 
+TensorRT: the graphs, a plan with the shapes that engines are built for, and the engines where a GPU and TensorRT are there.
+
 examples:
   vlmgraph export llava-1.5 --size tiny --to onnx -o build/onnx
   vlmgraph export build/cogvlm --to onnx -o build/cogvlm-onnx --dtype float16
+  vlmgraph export qwen2-vl --to tensorrt --plan-only --limit batch=1,1,8 --precision float16 -o build/trt
   vlmgraph run build/onnx --image photo.jpg --prompt "What is this?"
 """
 
@@ -28,20 +31,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="of weights (default: the folder's own, else float32)")
     parser.add_argument("--opset", type=int, metavar="N", help="of ONNX (default: the target's own)")
     parser.add_argument("--program", action="append", default=[], metavar="NAME", help="only this program; repeat for more")
+    only = parser.add_argument_group("for TensorRT")
+    only.add_argument("--plan-only", action="store_true", help="build no engine; of a spec write the plan alone, without weights")
+    only.add_argument("--limit", action="append", default=[], metavar="NAME=MIN,OPT,MAX", help="batch, pictures, text, picture=WxH,..")
+    only.add_argument("--precision", action="append", default=[], metavar="[ROLE=]TYPE", help="of matrix products, of a role or of all")
 
 
 def run(args: argparse.Namespace) -> int:
     from .. import api
     from .folder import replacing
 
-    api.find_target(args.target)  # a name that nobody provides is said before a model is built
+    target = api.find_target(args.target)  # a name that nobody provides is said before a model is built
+    given = {"opset": args.opset, "programs": args.program, "plan_only": args.plan_only, "limits": args.limit, "precision": args.precision}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value not in (None, [], False)}
+    known(target, args.target, options)
     with progress(f"building {args.model}"):
         if Path(args.model).is_dir():
             model = api.load(args.model, dtype=args.dtype)
         else:
-            model = api.compile(read(args, args.model), dtype=args.dtype or "float32")
-    options: dict[str, Any] = {} if args.opset is None else {"opset": args.opset}
-    options |= {"programs": args.program} if args.program else {}
+            model = api.compile(read(args, args.model), device="meta" if args.plan_only else "cpu", dtype=args.dtype or "float32")
     with replacing(args.output) as folder:
         with progress(f"writing {args.output}"):
             try:
@@ -54,3 +62,19 @@ def run(args: argparse.Namespace) -> int:
         print(f"refused {name}: {reason.message} ({reason.code})", file=sys.stderr)
     print(f"{args.output}: {', '.join(written)}", file=sys.stderr)
     return 0
+
+
+def known(target: Any, name: str, options: dict[str, Any]) -> None:
+    """Say what a target does not take, and what it lacks here, before a model is built: its `preflight` raises, where it has one."""
+    import inspect
+
+    from ..diagnostics import Diagnostic, DiagnosticError
+    from ..diagnostics import codes as C
+
+    taken = inspect.signature(target).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in taken.values()) and (extra := [o for o in options if o not in taken]):
+        words = {"plan_only": "--plan-only", "limits": "--limit", "programs": "--program"}
+        flag = words.get(extra[0], f"--{extra[0]}")
+        raise DiagnosticError(Diagnostic(C.BAD_OPTION, f"the target {name} has no {flag}", fix="leave it out"))
+    if (preflight := getattr(target, "preflight", None)) is not None:
+        preflight(**options)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ...diagnostics import Diagnostic, DiagnosticError
 from ...diagnostics import codes as C
 from .limits import Limits, parse_limits
-from .plan import Options, Plan, make_plan, parse_precision
+from .plan import Options, Plan, check_precision, make_plan, parse_precision
 
 if TYPE_CHECKING:
     from ...lower.model import CompiledModel
@@ -83,6 +83,19 @@ def export(
         except BuildError as error:
             raise DiagnosticError(Diagnostic(C.CANNOT_EXPORT, str(error))) from error
     return report
+
+
+def preflight(plan_only: bool = False, limits: Sequence[str] = (), precision: Sequence[str] = (), **_: Any) -> None:
+    """What can be told before there is a model. Raises DiagnosticError for senseless options, and where engines cannot be built."""
+    from .missing import cannot_build, missing
+
+    parse_limits(list(limits))
+    check_precision(parse_precision(precision))
+    if not plan_only and (lacking := missing()):
+        raise DiagnosticError(cannot_build(lacking))
+
+
+export.preflight = preflight  # type: ignore[attr-defined]
 
 
 def write_graphs(

@@ -143,7 +143,7 @@ def on_meta(model: CompiledModel) -> CompiledModel:
     return CompiledModel(model.spec, model.graph, "meta", model.dtype, "eager")
 
 
-def check_precision(precision: Mapping[str, str], dtype: str) -> None:
+def check_precision(precision: Mapping[str, str], dtype: str = "float32") -> None:
     for role, kind in precision.items():
         if role not in ROLES:
             raise DiagnosticError(Diagnostic(C.BAD_OPTION, f"there is no role {role!r}", fix=f"roles: {', '.join(ROLES)}"))
