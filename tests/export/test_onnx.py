@@ -212,3 +212,14 @@ def test_every_spec(name: str, tmp_path: Path) -> None:
     assert not (refused and name in PROVED), refused
     if refused:
         pytest.xfail("; ".join(d.message for d in refused.values()))
+
+
+def test_linear_attention_as_one_block_is_that_of_many() -> None:
+    """What a graph computes of any number of tokens, beside blocks of eight, behind a state."""
+    from vlmgraph.nn.lightning import LightningAttention
+
+    torch.manual_seed(0)
+    layer = LightningAttention(32, 4, 8, torch.nn.SiLU(), torch.nn.LayerNorm(32), depth=0.5, block=8)
+    q, k, v, state = torch.randn(3, 2, 4, 21, 8).unbind(0) + (torch.randn(2, 4, 8, 8),)
+    for ours, theirs in zip(layer.whole(q, k, v, state), layer.blocks(q, k, v, state)):
+        assert float((ours - theirs).norm() / theirs.norm()) < 1e-5

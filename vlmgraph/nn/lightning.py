@@ -60,16 +60,34 @@ class LightningAttention(nn.Module):
         state = x.new_zeros(x.shape[0], self.heads, self.head_dim, self.head_dim)
         if cache is not None and cache.state is not None:
             state = cache.state
+        if torch.compiler.is_exporting():  # a graph has no loop over a length that is open
+            parts, state = self.whole(q, k, v, state)
+        else:
+            parts, state = self.blocks(q, k, v, state)
+        if cache is not None:
+            cache.keep(state, count)
+        y = parts.transpose(1, 2).flatten(2)
+        return self.proj(torch.sigmoid(self.gate(x)) * self.norm(y))
+
+    def blocks(self, q: Tensor, k: Tensor, v: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """All tokens [B, heads, N, head_dim], a block after the other."""
         parts = []
-        for start in range(0, count, self.block):
+        for start in range(0, q.shape[2], self.block):
             y, state = self.step(
                 q[:, :, start : start + self.block], k[:, :, start : start + self.block], v[:, :, start : start + self.block], state
             )
             parts.append(y)
-        if cache is not None:
-            cache.keep(state, count)
-        y = torch.cat(parts, dim=2).transpose(1, 2).flatten(2)
-        return self.proj(torch.sigmoid(self.gate(x)) * self.norm(y))
+        return torch.cat(parts, dim=2), state
+
+    def whole(self, q: Tensor, k: Tensor, v: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """All tokens as one block, whatever their number."""
+        n = q.shape[2]
+        place = torch.arange(n, device=q.device) + 1
+        apart = self.slope * (place[:, None] - place)
+        near = (q @ k.transpose(-1, -2) * torch.exp(torch.where(apart >= 0, -apart, float("-inf")))[None]) @ v
+        far = (q * torch.exp(-self.slope * place[:, None])) @ state
+        kept = state * torch.exp(-self.slope * n) + (k * torch.exp(-self.slope * (n - place[:, None]))).transpose(-1, -2) @ v
+        return far + near, kept
 
     def step(self, q: Tensor, k: Tensor, v: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One block [B, heads, n, head_dim] and what is left of the past → its outputs, and what is left after it."""

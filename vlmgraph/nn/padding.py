@@ -24,10 +24,11 @@ class RealImages(nn.Module):
         if self.keep_one:
             real = torch.cat([real[:1] | ~real.any(), real[1:]])
         known = x.device.type != "meta"
-        out = {"out": images[real] if known else images}
+        kept = real.nonzero()[:, 0] if known else None  # one number of images for both
+        out = {"out": images if kept is None else images[kept]}
         if pixel_mask is not None:
             patches = self.patches(pixel_mask.flatten(0, -3).bool())
-            out["mask"] = patches[real] if known else patches
+            out["mask"] = patches if kept is None else patches[kept]
         return out
 
     def patches(self, mask: Tensor) -> Tensor:
