@@ -73,7 +73,7 @@ def compile(
     """Build a model: on `device` with each component's own initialisation, or on `"meta"` without storage.
 
     `mode="compile"` is for inference: each kind of repeated block goes through torch.compile once, maps of one input are one product, and
-    `model.regions` counts compilations. Raises DiagnosticError when the spec has errors.
+    `model.compiled_regions` counts compilations. Raises DiagnosticError when the spec has errors.
     """
     import torch
 

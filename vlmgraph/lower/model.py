@@ -125,13 +125,13 @@ class CompiledModel(nn.Module):
             self.to(dtype)
         self.programs = Programs(self)
         self.eval()
-        self.regions: Regions | None = None
-        """With `mode="compile"`: what was compiled, how often and for how long, `regions.report()`."""
+        self.compiled_regions: Regions | None = None
+        """With `mode="compile"`: what was compiled, how often and for how long, `compiled_regions.report()`."""
         if mode == "compile":
             from .fast import Regions, fuse  # what compiles takes seconds to import
 
             fuse(self)
-            self.regions = Regions(self)
+            self.compiled_regions = Regions(self)
 
     @property
     def device(self) -> torch.device:

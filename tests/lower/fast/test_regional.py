@@ -42,15 +42,15 @@ def given(name: str, amount: Amount, program: str = "generate") -> dict[str, Ten
 def test_sizes_do_not_compile_again(cache: str) -> None:
     """Batch, number of images and length of the prompt change; at most a compilation a kind for the prompt, the first and later steps."""
     model, eager = quick("llava-1.5"), tiny("llava-1.5")[0]
-    assert model.regions is not None
+    assert model.compiled_regions is not None
     for amount in SIZES:
         inputs = given("llava-1.5", amount)
         written = model.generate(**inputs, max_new_tokens=4, cache_implementation=cache)
         assert torch.equal(written, eager.generate(**inputs, max_new_tokens=4, cache_implementation=cache))
         if amount is SIZES[0]:
-            first = model.regions.compilations
-    kinds = {row["kind"]: row for row in model.regions.report()}
-    assert model.regions.compilations == first and model.regions.recompilations == 0
+            first = model.compiled_regions.compilations
+    kinds = {row["kind"]: row for row in model.compiled_regions.report()}
+    assert model.compiled_regions.compilations == first and model.compiled_regions.recompilations == 0
     assert 0 < kinds["Block"]["compilations"] <= 3 and kinds["Block_2"]["compilations"] <= 3
     assert not any("eager" in row for row in kinds.values())
 
@@ -59,11 +59,11 @@ def test_sizes_do_not_compile_again(cache: str) -> None:
 def test_one_image_and_one_row_are_the_bound() -> None:
     """torch compiles sizes of 1 apart: two more forms at most, of the prompt and of a step."""
     model = quick("llava-1.5")
-    assert model.regions is not None
+    assert model.compiled_regions is not None
     for amount in (Amount(2, 2), Amount(1, 1), Amount(1, 2, words=4), Amount(3, 1)):
         model.generate(**given("llava-1.5", amount), max_new_tokens=3)
-    assert model.regions.recompilations == 0
-    assert all(row["compilations"] <= 4 for row in model.regions.report())
+    assert model.compiled_regions.recompilations == 0
+    assert all(row["compilations"] <= 4 for row in model.compiled_regions.report())
 
 
 def test_blocks_of_a_kind_share_a_compilation() -> None:
