@@ -134,6 +134,16 @@ class TestDecoding:
         assert json.loads(said.stdout)["results"][0]["ids"] == wanted.tolist()
 
 
+def test_the_command_writes_a_folder_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from vlmgraph.cli import main
+
+    line = ["export", "clip", "--size", "tiny", "--to", "onnx", "--program", "encode_image", "-o", str(tmp_path / "out")]
+    assert main(line) == 0
+    assert "image_embeds" in capsys.readouterr().out
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"encode_image.onnx", "manifest.json", "spec.lock.toml", "weights.onnx_data"}
+
+
 class TestFaults:
     """Graphs that are wrong are found, and where."""
 
@@ -220,6 +230,7 @@ def test_linear_attention_as_one_block_is_that_of_many() -> None:
 
     torch.manual_seed(0)
     layer = LightningAttention(32, 4, 8, torch.nn.SiLU(), torch.nn.LayerNorm(32), depth=0.5, block=8)
-    q, k, v, state = torch.randn(3, 2, 4, 21, 8).unbind(0) + (torch.randn(2, 4, 8, 8),)
+    q, k, v = torch.randn(3, 2, 4, 21, 8)
+    state = torch.randn(2, 4, 8, 8)
     for ours, theirs in zip(layer.whole(q, k, v, state), layer.blocks(q, k, v, state)):
         assert float((ours - theirs).norm() / theirs.norm()) < 1e-5
