@@ -1,4 +1,7 @@
-"""`python -m benchmarks [check build compile scaling load curation]`: runs them; README.md shows the latest results of each."""
+"""`python -m benchmarks [check build compile scaling load curation generate generate_big encode]`: runs them.
+
+README.md shows the latest results of each.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from importlib import import_module
 
 from .common import page, save
 
-NAMES = ("check", "build", "compile", "scaling", "load", "curation")
+NAMES = ("check", "build", "compile", "scaling", "load", "curation", "generate", "generate_big", "encode")
 
 
 def main(names: list[str]) -> None:

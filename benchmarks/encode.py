@@ -1,0 +1,141 @@
+"""Image encoders, one process, in turn: CLIP and SigLIP ViT-B/16 with the same random weights in vlmgraph, transformers and onnxruntime."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .common import PYTHON, Table, process
+
+ROUNDS, BATCH = 5, 8
+BASE = "transformers eager, float32"
+FAST = "vlmgraph compiled, bfloat16"
+
+
+def peer_of(kind: str) -> Any:
+    import torch
+    import transformers as tf
+
+    tall = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12, "image_size": 224}
+    if kind == "test":
+        tall |= {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+    small = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    if kind == "siglip":
+        return tf.SiglipModel(
+            tf.SiglipConfig(text_config={**small, "projection_size": 768}, vision_config={**tall, "patch_size": 16})
+        ).eval()
+    return tf.CLIPModel(tf.CLIPConfig(text_config=small, vision_config={**tall, "patch_size": 16}, projection_dim=512)).eval()
+
+
+def run(kind: str, rounds: int) -> dict[str, Any]:
+    """Images a second of each variant."""
+    import copy
+
+    import torch
+
+    import vlmgraph
+
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        peer = peer_of(kind)
+        peer.save_pretrained(folder)
+        narrow = copy.deepcopy(peer).bfloat16()
+        x = torch.randn(BATCH, 3, 224, 224)
+        calls: dict[str, Callable[[], Any]] = {
+            BASE: lambda: peer.get_image_features(pixel_values=x),
+            "transformers eager, bfloat16": lambda: narrow.get_image_features(pixel_values=x.bfloat16()),
+        }
+        fast = torch.compile(copy.deepcopy(peer).get_image_features)
+        calls["transformers compiled, float32"] = lambda: fast(pixel_values=x)
+        fast_narrow = torch.compile(copy.deepcopy(narrow).get_image_features)
+        calls["transformers compiled, bfloat16"] = lambda: fast_narrow(pixel_values=x.bfloat16())
+        models = {}
+        for mode, dtype in (("eager", "float32"), ("compile", "float32"), ("compile", "bfloat16")):
+            label = f"vlmgraph {'eager' if mode == 'eager' else 'compiled'}, {dtype}"
+            models[label] = vlmgraph.load(folder, dtype=getattr(torch, dtype), mode=mode)
+            calls[label] = lambda model=models[label]: model.programs["encode_image"](pixel_values=x)  # type: ignore[misc]
+        session = runtime(peer, x, folder)
+        if session is not None:
+            calls["onnxruntime, float32"] = lambda: session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        first = {}
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            cold = time.perf_counter() - start
+            start = time.perf_counter()
+            call()
+            first[name] = cold - (time.perf_counter() - start)
+        wanted, got = tensor(calls[BASE]()), tensor(calls["vlmgraph compiled, float32"]())
+        parity = float((torch.nn.functional.normalize(got, dim=-1) - torch.nn.functional.normalize(wanted, dim=-1)).norm() / BATCH**0.5)
+        seconds: dict[str, list[float]] = {name: [] for name in calls}
+        for _ in range(rounds):
+            for name, call in calls.items():
+                start = time.perf_counter()
+                call()
+                seconds[name].append(time.perf_counter() - start)
+    rows = {
+        n: {"images_per_second": BATCH / statistics.median(s), "compile_seconds": max(first[n], 0.0), "all": s} for n, s in seconds.items()
+    }
+    return {"rows": rows, "parity": parity}
+
+
+def tensor(out: Any) -> Any:
+    """The features, however a library wraps them."""
+    import torch
+
+    if isinstance(out, torch.Tensor):
+        return out
+    return next(iter(out.values())) if isinstance(out, dict) and "pooler_output" not in out else out["pooler_output"]
+
+
+def runtime(peer: Any, x: Any, folder: str) -> Any:
+    """transformers' vision tower as torch exports it, in onnxruntime; None where that does not install."""
+    import torch
+
+    try:
+        import onnxruntime
+    except ImportError:
+        return None
+
+    class Tower(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.peer = peer
+
+        def forward(self, pixel_values: Any) -> Any:
+            return self.peer.vision_model(pixel_values=pixel_values).pooler_output
+
+    path = Path(folder) / "tower.onnx"
+    torch.onnx.export(Tower(), (x,), path, dynamo=True, verbose=False)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def measure(rounds: int = ROUNDS) -> Table:
+    found = {kind: process([PYTHON, "-m", "benchmarks.encode", kind, str(rounds)]) for kind in ("clip", "siglip")}
+    rows = []
+    for kind, result in found.items():
+        base = result["rows"][BASE]["images_per_second"]
+        for name, r in result["rows"].items():
+            speed = r["images_per_second"]
+            rows.append([f"{kind}: {name}", f"{speed:.1f}", f"{speed / base:.2f}", f"{r['compile_seconds']:.1f}"])
+    goals = {
+        f"{kind}: bfloat16 compiled at least 4 times transformers float32": r["rows"][FAST]["images_per_second"]
+        >= 4 * r["rows"][BASE]["images_per_second"]
+        for kind, r in found.items()
+    }
+    goals |= {f"{kind}: the same directions as transformers to 1e-4": r["parity"] < 1e-4 for kind, r in found.items()}
+    note = f"Batches of {BATCH} images of 224 x 224, one thread. Compile seconds: the first call less the second."
+    header = ["variant", "images/s", "times transformers", "compile s"]
+    return Table("encode", "Image encoders, ViT-B/16", header, rows, found, goals, note, rounds)
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(sys.argv[1], int(sys.argv[2]))))
