@@ -28,8 +28,6 @@ WITHIN = 1e-5
 """Relative: the same operations in the same order, but for keys and values that a cache joins; float32."""
 STEPS = 4
 LOSSES = ("llava-1.5", "qwen2-vl")
-WITHOUT_PROCESSOR = ("minimax-text-01", "visualbert")
-"""Specs that have none: folders that have a model alone."""
 
 
 def written(model, program: str, given: dict[str, torch.Tensor], beams: bool) -> dict | None:
@@ -160,7 +158,7 @@ def others(tmp_path_factory) -> dict[str, list[str]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [s for s in SPECS if s not in FAST])
 def test_every_spec(name: str, others) -> None:
-    assert others[name] == (["it has no processor"] if name in WITHOUT_PROCESSOR else [])
+    assert others[name] == []
 
 
 def test_tied_weights_are_written_once(folders, tmp_path: Path) -> None:
