@@ -58,6 +58,8 @@ def conform(model: ir.Model) -> None:
             through(node, ir.DataType.INT32)
         elif node.op_type == "Clip" and kind in ("int32", "int64"):
             clipped(model, node)
+        elif node.op_type == "Equal" and kind == "bool":
+            same(node)
 
 
 def through(node: ir.Node, dtype: ir.DataType) -> None:
@@ -101,6 +103,27 @@ def replace_outputs(graph: Any, old: ir.Value, new: ir.Value) -> None:
 def graph_of(node: ir.Node) -> Any:
     assert node.graph is not None
     return node.graph
+
+
+def same(node: ir.Node) -> None:
+    """Equality of truth values as what is not one of both alone."""
+    out = node.outputs[0]
+    apart = ir.node("Xor", list(node.inputs), name=f"{node.name}_xor")
+    apart.outputs[0].dtype, apart.outputs[0].shape, apart.outputs[0].name = ir.DataType.BOOL, out.shape, f"{out.name}.apart"
+    graph_of(node).insert_before(node, apart)
+    taken_over(node, ir.node("Not", [apart.outputs[0]], name=f"{node.name}_not"))
+
+
+def taken_over(node: ir.Node, other: ir.Node) -> None:
+    """`other` in the place of `node`, its output under the old name."""
+    graph, out, new = graph_of(node), node.outputs[0], other.outputs[0]
+    new.dtype, new.shape = out.dtype, out.shape
+    graph.insert_before(node, other)
+    for user, index in list(out.uses()):
+        user.replace_input_with(index, new)
+    replace_outputs(graph, out, new)
+    graph.remove(node)
+    new.name = out.name
 
 
 def clipped(model: ir.Model, node: ir.Node) -> None:
