@@ -99,7 +99,7 @@ def name_dims(found: Captured) -> None:
     inputs, outputs = list(found.model.graph.inputs), list(found.model.graph.outputs)
     ends: list[tuple[Any, Type | None, int]] = [(v, typed[i] if i < len(typed) else None, i - len(typed)) for i, v in enumerate(inputs)]
     ends += [(v, results[i] if i < len(results) else None, i - len(results)) for i, v in enumerate(outputs)]
-    batch = str(typed[0].dims[0]) if typed and typed[0].dims else "B"
+    batch = next((str(t.dims[0]) for t in typed if t.dims and t.dims[0].constant is None), "B")
     frozen = []
     for position, (value, type_, slot) in enumerate(ends):
         shape = list(value.shape or ())

@@ -127,8 +127,7 @@ class Exported:
                 feed[name] = values[value].astype(KINDS.get(taken[name], values[value].dtype), copy=False)
         slots = graph.get("cache", ())
         if graph.get("takes_past"):
-            batch = len(next(iter(feed.values())))
-            feed |= {s["past"]: cache[s["past"]] if s["past"] in cache else self.nothing(graph, s["past"], batch) for s in slots}
+            feed |= {s["past"]: cache[s["past"]] if s["past"] in cache else self.nothing(graph, s["past"], feed) for s in slots}
         wanted = [*step["gives"], *(s["present"] for s in slots)]
         for name, made in zip(wanted, session.run(wanted, feed)):
             if name in step["gives"]:
@@ -136,11 +135,14 @@ class Exported:
             else:
                 cache[next(s["past"] for s in slots if s["present"] == name)] = made
 
-    def nothing(self, graph: Mapping[str, Any], name: str, batch: int) -> np.ndarray:
-        """A cache of no token."""
-        declared = next(i for i in graph["inputs"] if i["name"] == name)
-        shape = [d if isinstance(d, int) else batch if axis == 0 else 0 for axis, d in enumerate(declared["dims"])]
-        return np.zeros(shape, dtype={"float": np.float32, "float16": np.float16}[declared["dtype"]])
+    def nothing(self, graph: Mapping[str, Any], name: str, feed: Arrays) -> np.ndarray:
+        """A cache of no token, with as many rows as what else enters."""
+        dims: dict[str, list[Any]] = {i["name"]: i["dims"] for i in graph["inputs"]}
+        batch = dims[name][0]
+        rows = next(value.shape[dims[other].index(batch)] for other, value in feed.items() if batch in dims[other])
+        kind = next(i["dtype"] for i in graph["inputs"] if i["name"] == name)
+        shape = [d if isinstance(d, int) else rows if axis == 0 else 0 for axis, d in enumerate(dims[name])]
+        return np.zeros(shape, dtype={"float": np.float32, "float16": np.float16}[kind])
 
     def session(self, name: str) -> Any:
         if name not in self.sessions:
