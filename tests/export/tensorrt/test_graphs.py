@@ -172,11 +172,18 @@ def test_what_is_not_covered(model: ir.Model, said: str | None) -> None:
 
 @pytest.mark.parametrize(
     ("op", "dtype"),
-    [("CumSum", ir.DataType.INT64), ("Clip", ir.DataType.INT64), ("ReduceMax", ir.DataType.BOOL), ("Equal", ir.DataType.BOOL)],
+    [
+        ("CumSum", ir.DataType.INT64),
+        ("Clip", ir.DataType.INT64),
+        ("ReduceMax", ir.DataType.BOOL),
+        ("Equal", ir.DataType.BOOL),
+        ("Pad", ir.DataType.BOOL),
+    ],
 )
 def test_other_nodes_give_the_same_values(op: str, dtype: ir.DataType, tmp_path: Path) -> None:
     rows = np.array([[5, -3, 7], [0, 9, -2]])
     constants = {"CumSum": [np.array(1)], "Clip": [np.array(-1), np.array(6)], "ReduceMax": [np.array([1])], "Equal": [rows > 0]}
+    constants["Pad"] = [np.array([0, 1, 0, 1]), np.array(True)]
     extra = constants[op]
     x = ir.Value(name="x", type=ir.TensorType(dtype), shape=ir.Shape(["B", 3]))
     tensors = [ir.tensor(c, name=f"c{i}") for i, c in enumerate(extra)]

@@ -58,6 +58,10 @@ def conform(model: ir.Model) -> None:
             through(node, ir.DataType.INT32)
         elif node.op_type == "Clip" and kind in ("int32", "int64"):
             clipped(model, node)
+        elif node.op_type == "Pad" and kind == "bool":
+            if len(node.inputs) > 2 and node.inputs[2] is not None:
+                cast_input(node, 2, ir.DataType.INT32)
+            through(node, ir.DataType.INT32)
         elif node.op_type == "Equal" and kind == "bool":
             same(node)
 
