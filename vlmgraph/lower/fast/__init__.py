@@ -1,7 +1,7 @@
 """Models made fast for inference: the same numbers, the same state dict.
 
 `regional` compiles repeated blocks once a kind, `traced` is a cache as a compiled block sees it, `fuse` joins weights that read the same
-input, `layout` sorts tokens by modality once a call, `quantize` keeps weights in int8.
+input and `layout` sorts tokens by modality once a call.
 """
 
 from __future__ import annotations
