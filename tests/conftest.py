@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a core; their threads would only wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault(
     "VLMGRAPH_VERIFY", "1"
 )  # every pipeline of the tests, of their subprocesses too, looks at the graph between its passes

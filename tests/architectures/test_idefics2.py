@@ -274,8 +274,8 @@ def test_learns_digits_of_any_aspect_ratio() -> None:
         (("perceiver_config", "qk_norm"), True, "no rule explains perceiver_config.qk_norm"),
         (
             ("text_config", "rope_parameters"),
-            {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0},
-            'rope_type = "dynamic" is not supported',
+            {"rope_type": "proportional", "rope_theta": 1e4, "factor": 2.0},
+            'rope_type = "proportional" is not supported',
         ),
         (("text_config", "model_type"), "gpt2", "for which idefics2 has no rules"),
         (("image_splitting",), True, "no rule explains image_splitting"),
