@@ -34,14 +34,14 @@ lint: $(VENV)/.dev
 	@$(BIN)/mypy
 
 test: lint
-	@$(BIN)/python -m pytest -n $(JOBS) -m 'not slow' -q
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not slow' -q
 
 test-all: lint
-	@$(BIN)/python -m pytest -n $(JOBS) -q
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -q
 
 # every test, and what each proves of which spec: docs/status.md
 status: lint
-	@$(BIN)/python -m pytest -n $(JOBS) -q --status
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -q --status
 	@$(BIN)/python -m tests.status
 
 bench: $(VENV)/.dev
