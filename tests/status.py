@@ -46,6 +46,8 @@ SWEEPS = {
 """Tests, or classes of them, with the parameter `name`, a spec's."""
 FOLDERS = {"architectures": "mechanisms", "golden": "numbers", "parity": "numbers"}
 """Folders whose files have the name of a spec."""
+TOO = {"test_paligemma": "paligemma-2", "test_mantis": "mantis-idefics2"}
+"""Files that are of a further spec."""
 
 
 def proved(item: pytest.Item) -> Iterator[tuple[str, str]]:
@@ -61,7 +63,8 @@ def proved(item: pytest.Item) -> Iterator[tuple[str, str]]:
     else:
         place = Path(function.partition("::")[0]).parts
         if len(place) == 3 and place[1] in FOLDERS:
-            yield from ((name, FOLDERS[place[1]]) for name in of_file(Path(place[2]).stem))
+            stem = Path(place[2]).stem
+            yield from ((name, FOLDERS[place[1]]) for name in (*of_file(stem), *([TOO[stem]] if stem in TOO else [])))
 
 
 @cache
@@ -103,16 +106,12 @@ def plain(name: str) -> str:
 
 @cache
 def family_of(case: str) -> list[str]:
-    """The specs that a parity case stands for: the longest that its name begins with, or the one its family extends."""
-    found = of_file(case)
-    if found:
-        return found[:1]
+    """The spec that a parity case stands for: the one its family extends, or one whose name says more (`paligemma_2_window`)."""
     from vlmgraph.weights.import_config import families
 
-    for kind in sorted(families(), key=len, reverse=True):
-        if case.startswith(kind.replace("-", "_")):
-            return [families()[kind][0]["extends"].partition(":")[0]]
-    return []
+    kind = max((k for k in families() if plain(case).startswith(plain(k))), key=len, default="")
+    named = [name for name in of_file(case) if plain(case).startswith(plain(name)) and len(plain(name)) > len(plain(kind))]
+    return named or [families()[kind][0]["extends"].partition(":")[0]] if kind or named else []
 
 
 class Recorder:
