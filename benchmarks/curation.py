@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .common import PYTHON, Table, interleaved, process
 
-ENTRIES, TEXTS, THRESHOLD = 500_000, 200_000, 200
+ENTRIES, TEXTS = 500_000, 100_000
 # words by Zipf's law, entries of one to three of them, captions of about fourteen
 MAKE = """
 import sys
@@ -82,11 +82,11 @@ for text in lines():
 end = time.perf_counter()
 print(json.dumps({"build_seconds": built - start, "texts_a_second": limit / (end - built), "matches": matches}))
 """
-FEW = 200
+FEW = 100
 """Texts for the loop, which looks at every entry of each."""
 
 
-def measure(runs: int = 5) -> Table:
+def measure(runs: int = 3) -> Table:
     with tempfile.TemporaryDirectory(prefix="vlmgraph-curation-") as folder:
         process([PYTHON, "-c", MAKE, folder, str(ENTRIES), str(TEXTS)])
         size = (Path(folder) / "texts.txt").stat().st_size / 2**20

@@ -576,7 +576,8 @@ def test_tokens_of_a_checkpoint(tmp_path: Path, vocab: int, known: bool) -> None
     """config.json states the image placeholder alone. With the published vocabulary the other ids are the published ones; a smaller one has
     none of them, and the token for the unconditional prompt is asked for in the call."""
     image = 100_581 if known else 95
-    parts = {"text_config": {"model_type": "llama", "vocab_size": vocab}, "vision_config": {}, "vq_config": {"num_patches": 24}}
+    words = {"model_type": "llama", "vocab_size": vocab, "hidden_size": 2048}
+    parts = {"text_config": words, "vision_config": {}, "vq_config": {"num_patches": 24}}
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "janus", "image_token_id": image, **parts}))
     made: Any = import_config(tmp_path / "config.json").spec
     ids = {k: v for k, v in made["tokens"].items() if isinstance(v, int)}

@@ -22,6 +22,7 @@ MODELS = (
     "clip_gelu", "llava_full_strategy", "llava_siglip_left_padding", "llava_qwen2", "llava_next_three_sizes_left_padding", "siglip_masked",
     "metaclip_2_small_end_token", "pixtral_one_size_tied", "internvl_final_norm", "paligemma_prompt_alone", "paligemma_2_window",
     "qwen2_vl_images_and_video", "deepseek_vl_with_pooling_head", "fuyu_tied_quarter_turned", "idefics_normed", "instructblip_left_padding",
+    "blip_2_left_padding", "visual_bert_text_only", "minimax_tied_gelu", "qwen2_5_vl_text_only_tied", "janus_untied_text_only",
 )  # fmt: skip
 QUICK = [
     ("clip_gelu", "vision_config.hidden_act", "relu2"), ("clip_gelu", "vision_config.hidden_act", "mish"),
@@ -32,7 +33,16 @@ QUICK = [
     ("idefics_normed", "vision_config.hidden_act", "relu"), ("instructblip_left_padding", "vision_config.hidden_act", "relu"),
     ("internvl_final_norm", "vision_config.norm_type", "rms_norm"),
 ]  # fmt: skip
-INPUTS = ("image_size", "patch_size", "temporal_patch_size", "in_channels", "in_chans", "num_channels", "spatial_merge_size")
+INPUTS = (
+    "image_size",
+    "patch_size",
+    "temporal_patch_size",
+    "in_channels",
+    "in_chans",
+    "num_channels",
+    "spatial_merge_size",
+    "num_query_tokens",
+)
 """Keys that go with other inputs; tests of their own change them."""
 
 

@@ -25,6 +25,7 @@ configuration class:
                                                 # what it repeats, "{list.side}" what all are; "{key.sqrt}" and "{key.rsqrt}" are
                                                 # roots; the others are in `made.py`. An entry of a table that is null is left out
     needs       = [keys]                          # may not be null
+    [equal]     key = other key                   # a family's: of any parts, with the same value
     lists       = [keys]                          # may hold several numbers in place of one
     tokens      = [tokens]                        # of a family: their ids are those of the tokenizer's file
     [[when]]    key, is, set                      # more of the same where a key has that value; `is = "null"` for an absent one, "{key}"
@@ -156,6 +157,9 @@ class _Import:
         own = self.flat(top, self.family, "")
         self.values |= own
         tables.append(("", self.family, own, self.family.get("component", "")))
+        for key, other in self.family.get("equal", {}).items():
+            if self.values.get(key) != self.values.get(other):
+                self.refuse(key, self.values.get(key), f"it is {other}, {_show(self.values.get(other))}")
         self.found.stop()
         for part_key, rules, values, component in tables:
             self.apply(part_key, rules, values, component)
