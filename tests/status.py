@@ -56,7 +56,7 @@ def proved(item: pytest.Item) -> Iterator[tuple[str, str]]:
     parameters: Mapping[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
     part = next((part for test, part in SWEEPS.items() if function == test or function.startswith(f"{test}::")), None)
     if part is not None:
-        if part != "counts" or "total" in expected(parameters["name"]):
+        if part in asked(parameters["name"]):
             yield parameters["name"], part
     elif function == "tests/parity/test_parity.py::test_same_outputs_and_same_file":
         yield from ((name, "numbers") for name in family_of(parameters["name"]))
@@ -83,6 +83,14 @@ def inherited(name: str, key: str) -> dict[str, Any]:
     spec = specs()[name]
     below = inherited(spec["extends"].partition(":")[0], key) if "extends" in spec else {}
     return {k: v for k, v in {**below, **spec.get(key, {})}.items() if v != {"remove": True} and k != "remove"}
+
+
+def asked(name: str) -> set[str]:
+    """The parts that a spec can be held to: no counts where none is published, no decoding where it writes nothing."""
+    lacking = {"counts"} if "total" not in expected(name) else set()
+    if "generate" not in inherited(name, "programs"):
+        lacking.add("decoding")
+    return {part for _, parts in LEVELS.values() for part in parts} - lacking
 
 
 def expected(name: str) -> Mapping[str, Any]:
@@ -183,12 +191,12 @@ def row(entry: Mapping[str, Any], found: Mapping[str, set[str]]) -> list[str]:
     names = [name for name in entry["specs"] if name in specs()]
     cells = [str(entry["id"]), entry["name"], ", ".join(f"[{n}](../specs/{n}.toml)" for n in names)]
     for level, (_, parts) in LEVELS.items():
-        if (level == "L3" and entry["reference"] == "none" and not any("numbers" in found.get(n, ()) for n in names)) or (
-            level == "L2" and names and not any("total" in expected(n) for n in names)
-        ):
+        if names:
+            parts = tuple(p for p in parts if any(p in asked(n) for n in names))
+        if not parts or (level == "L3" and entry["reference"] == "none" and not any("numbers" in found.get(n, ()) for n in names)):
             cells.append("–")
             continue
-        have = [p for p in parts if names and all(p in found.get(n, ()) for n in names)]
+        have = [p for p in parts if names and all(p in found.get(n, ()) or p not in asked(n) for n in names)]
         lacking = ", ".join(p for p in parts if p not in have)
         cells.append("yes" if not lacking else f"without {lacking}" if have else "")
     return cells

@@ -52,8 +52,8 @@ def test_two_pictures_a_prompt(name: str) -> None:
 def check(name: str) -> None:
     model, _ = writer(name)
     if "generate" not in model.programs:
-        if writes(model, model.main):  # a masked language model: nothing says that it writes, nothing forbids it
-            return
+        if writes(model, model.main):
+            pytest.skip("a masked language model: nothing says that it writes, nothing forbids it, and nothing is compared")
         with pytest.raises(DiagnosticError) as caught:
             model.generate(torch.ones(1, 3, dtype=torch.long))
         assert caught.value.diagnostics[0].code == C.NO_GENERATE
