@@ -18,7 +18,8 @@ from torch.fx.experimental import _config as fx_config
 from ...nn.cache import LayerCache
 from ...nn.lightning import LightningAttention
 from ...nn.moe import MixtureOfExperts
-from .traced import Given, Made, TracedCache, enter, full, leave, update
+from .blocks import region, regions, signature
+from .traced import Given, enter, full, update
 
 EAGER: dict[type[nn.Module], str] = {
     MixtureOfExperts: "which tokens an expert gets is a value",
@@ -56,7 +57,7 @@ class Regions:
     def __init__(self, model: nn.Module) -> None:
         self.kinds: dict[tuple[Any, ...], Kind] = {}
         counts: Counter[tuple[Any, ...]] = Counter()
-        found = list(regions(model))
+        found = list(regions(model, tuple(EAGER)))
         signatures = {name: signature(module) for name, module in found}
         counts.update(signatures.values())
         names: Counter[str] = Counter()
@@ -94,63 +95,6 @@ class Regions:
             }
             for kind in self.kinds.values()
         ]
-
-
-def regions(root: nn.Module, prefix: str = "", repeated: bool = False) -> Iterator[tuple[str, nn.Module]]:
-    """The outermost repeated blocks: entries of lists of modules that do more than one matrix product."""
-    for name, child in root.named_children():
-        path = f"{prefix}{name}"
-        listed = repeated or isinstance(root, (nn.ModuleList, nn.ModuleDict, nn.Sequential))
-        holds = isinstance(child, (nn.ModuleList, nn.ModuleDict, nn.Sequential))
-        if listed and not holds and products(child) > 1 and not eager_part(child):
-            yield path, child
-        else:
-            yield from regions(child, f"{path}.", listed and not holds and eager_part(child))
-
-
-def products(module: nn.Module) -> int:
-    return sum(p.dim() > 1 for p in module.parameters())
-
-
-def eager_part(module: nn.Module) -> bool:
-    return any(isinstance(part, tuple(EAGER)) for part in module.modules())
-
-
-def signature(module: nn.Module) -> tuple[Any, ...]:
-    """Equal for blocks that differ in the values of their weights alone."""
-    parts = tuple((name, type(part), plain(part)) for name, part in module.named_modules())
-    tensors = tuple((name, tuple(t.shape), t.dtype) for name, t in (*module.named_parameters(), *module.named_buffers()))
-    return (parts, tensors)
-
-
-def plain(module: nn.Module) -> tuple[Any, ...]:
-    """The attributes of a module that are numbers, texts and the like."""
-    skipped = nn.Module().__dict__.keys() | {"forward"}
-    return tuple((key, repr(value)) for key, value in sorted(vars(module).items()) if key not in skipped and simple(value))
-
-
-def simple(value: Any) -> bool:
-    if isinstance(value, (tuple, list)):
-        return all(simple(v) for v in value)
-    if isinstance(value, dict):
-        return all(simple(v) for v in value.values())
-    return value is None or isinstance(value, (bool, int, float, str))
-
-
-def region(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, list[Made]]:
-    """What is compiled: a block's forward, with its caches as tensors that come and go."""
-    caches: list[TracedCache] = []
-    inner = [opened(a, caches) for a in args]
-    named = {name: opened(a, caches) for name, a in kwargs.items()}
-    out = type(block).forward(block, *inner, **named)
-    return out, [leave(cache) for cache in caches]
-
-
-def opened(argument: Any, caches: list[TracedCache]) -> Any:
-    if isinstance(argument, Given):
-        caches.append(TracedCache(argument))
-        return caches[-1]
-    return argument
 
 
 def own_code(name: str) -> Callable[..., Any]:
