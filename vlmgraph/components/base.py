@@ -116,6 +116,9 @@ class Component(Config):
     multiplies: ClassVar[bool] = True
     """Whether `flops` has anything to count where there are parameters: not for tables that are read and norms."""
 
+    draws: ClassVar[bool] = False
+    """Whether it draws numbers anew in every call, so that the same inputs may give something else."""
+
     def signature(self, facet: str = "") -> Ports:
         """Ports of this configuration. Symbols named like a field (or a property) mean its value; a field that is
         None is inferred from the edges; all other symbols are private to the node."""

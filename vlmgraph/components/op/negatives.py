@@ -15,6 +15,7 @@ class HardNegatives(Op, name="op.hard_negatives"):
     where it is not given.
     """
 
+    draws = True
     floor: float | None = Field(
         None,
         ge=0,

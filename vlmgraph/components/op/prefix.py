@@ -14,6 +14,7 @@ class PrefixMask(Op, name="op.prefix_mask"):
     """Which tokens are of a prefix: the first `length` of each sample, or as many as are drawn, 1 to N - 1: tokens[B, N, d] → mask[B, N]
     (AIM, arXiv 2401.08541; AIMv2)."""
 
+    draws = True
     ports = Ports(T.mask["B", "N"], x=T.tokens["B", "N", "d"], length=T.index["B"].optional_)
     module = "vlmgraph.nn.prefix:PrefixMask"
 
