@@ -20,6 +20,7 @@ from ...diagnostics import codes as C
 
 if TYPE_CHECKING:
     from ...lower.model import CompiledModel
+    from .optimize import Optimized
     from .pieces import Decoding, Piece
     from .samples import Run
     from .verify import Row
@@ -46,12 +47,14 @@ def export(
     opset: int = 20,
     programs: list[str] | None = None,
     limit: float | None = None,
+    optimize: bool = False,
     observe: Callable[[str], None] = lambda name: None,
 ) -> Report:
     """Write the graphs of `programs` (all that are declared) into `folder`, which should be a new one.
 
     `limit` is the relative error that is allowed, 1e-4 in float32. Raises DiagnosticError where a graph is over it, naming the first node
     that departs, and where no program at all can be written. A program that cannot be is in the report and in the manifest.
+    With `optimize` graphs are rewritten for onnxruntime's fused operators, and held against eager like the others.
     """
     try:
         import onnx_ir  # noqa: F401
@@ -77,6 +80,7 @@ def export(
     made: dict[str, Piece | Decoding] = {}
     graphs: dict[str, Any] = {}
     known: dict[object, Captured] = {}
+    fused: dict[object, Optimized] = {}
     refused: dict[str, Diagnostic] = {}
     rows: list[Row] = []
     folder.mkdir(parents=True, exist_ok=True)
@@ -86,6 +90,10 @@ def export(
         observe(run.piece.name)
         key = run.piece.key
         found = known[key].renamed(run) if key in known else capture(run, opset)
+        if optimize and key not in known:
+            from .optimize import optimized
+
+            fused[key] = optimized(run, found.model)
         known[key] = found
         path = folder / f"{run.piece.name}.onnx"
         store.write(found.model, path)
@@ -95,7 +103,7 @@ def export(
             path.unlink()
             raise
         rows.extend(made)
-        graphs[run.piece.name] = described(found, made)
+        graphs[run.piece.name] = described(found, made) | (fused[key].json() if optimize else {})
 
     try:
         decoders = 0

@@ -1,4 +1,8 @@
-"""A folder of graphs run with onnxruntime and numpy alone: torch is not imported."""
+"""A folder of graphs run with onnxruntime and numpy alone: torch is not imported.
+
+What one graph gives another takes as it lies in onnxruntime's memory. Keys and values of a graph with `shared` buffers (`--optimize`) stand
+in one place with room for all new tokens and are written there; of others the operators give longer ones at each step.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,8 @@ from ...diagnostics import codes as C
 
 MANIFEST = "manifest.json"
 Arrays = dict[str, np.ndarray]
+Values = dict[str, Any]
+"""Arrays, or values in onnxruntime's memory."""
 
 
 def is_exported(folder: str | Path) -> bool:
@@ -21,22 +27,26 @@ def is_exported(folder: str | Path) -> bool:
 
 
 class Exported:
-    """The graphs of a folder, each opened when it is first run."""
+    """The graphs of a folder, each opened when it is first run.
+
+    `threads` is onnxruntime's intra_op_num_threads, 0 for one on each core.
+    """
 
     def __init__(self, folder: str | Path, threads: int = 0) -> None:
         self.folder, self.threads = Path(folder), threads
         self.manifest: dict[str, Any] = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
         self.sessions: dict[str, Any] = {}
+        self.taken: dict[str, dict[str, str]] = {}
 
     def run(self, program: str, **inputs: np.ndarray) -> Arrays:
         """The outputs of a program without a cache, by their names."""
         made = self.program(program)
         if "graphs" not in made:
             raise DiagnosticError(Diagnostic(C.MISSING_INPUT, f"{program!r} decodes: call `generate`"))
-        values = dict(inputs)
+        values: Values = dict(inputs)
         for step in made["graphs"]:
             self.through(step, values, {})
-        return {name: values[value] for name, value in made["outputs"].items()}
+        return {name: as_array(values[value]) for name, value in made["outputs"].items()}
 
     def generate(
         self,
@@ -59,7 +69,7 @@ class Exported:
         if made.get("logits") is None:
             raise DiagnosticError(Diagnostic(C.NO_GENERATE, f"program {name!r} of {self.folder} gives no logits to choose tokens from"))
         written = made["written"]
-        values = {k: v for k, v in inputs.items() if v is not None}
+        values: Values = {k: v for k, v in inputs.items() if v is not None}
         if input_ids is not None:
             values["input_ids"] = input_ids
         if written not in values:
@@ -68,12 +78,12 @@ class Exported:
         ids = values[written]
         stop = [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id or ())
         done = np.zeros(len(ids), dtype=bool)
-        cache: Arrays = {}
+        cache: Values = {}
         steps = made["prompt"] if self.fed(made["prompt"], values) else made["step"]  # a text without media needs none of what sees them
         for count in range(max_new_tokens):
             for step in steps:
-                self.through(step, values, cache)
-            token = np.where(done, pad_token_id, choose(values[made["logits"]][:, -1].astype(np.float32)))
+                self.through(step, values, cache, max_new_tokens - count - 1)
+            token = np.where(done, pad_token_id, choose(as_array(values[made["logits"]])[:, -1].astype(np.float32, copy=False)))
             ids = np.concatenate([ids, token[:, None]], axis=1)
             if streamer:
                 streamer(token)
@@ -82,10 +92,11 @@ class Exported:
                 break
             values[written] = token[:, None].astype(ids.dtype)
             if (mask := made["padding"]) in values:
-                values[mask] = np.concatenate([values[mask], np.ones_like(values[mask][:, :1])], axis=1)
+                old = as_array(values[mask])
+                values[mask] = np.concatenate([old, np.ones_like(old[:, :1])], axis=1)
             for name in made["seen"]:
                 if name in values:
-                    values[name] = values[name][:, -1:]
+                    values[name] = as_array(values[name])[:, -1:]
             steps = made["step"]
         return ids
 
@@ -111,12 +122,13 @@ class Exported:
             there |= set(step["gives"].values())
         return True
 
-    def through(self, step: Mapping[str, Any], values: Arrays, cache: Arrays) -> None:
-        """One graph: `values` and `cache` learn what it gives."""
+    def through(self, step: Mapping[str, Any], values: Values, cache: Values, room: int = 0) -> None:
+        """One graph: `values` and `cache` learn what it gives. Buffers of keys and values have `room` for that many more tokens."""
         graph = self.manifest["graphs"][step["graph"]]
         session = self.session(step["graph"])
-        feed: Arrays = {}
-        taken = {i.name: i.type for i in session.get_inputs()}
+        taken = self.taken[step["graph"]]
+        call = session.io_binding()
+        feed: Values = {}
         for name, value in step["reads"].items():
             if value not in values:
                 text = f"{step['graph']} reads {value!r}, which is not given"
@@ -124,22 +136,38 @@ class Exported:
                     Diagnostic(C.MISSING_INPUT, text, fix="give the inputs that the folder was exported with, an image among them")
                 )
             if name in taken:
-                feed[name] = values[value].astype(KINDS.get(taken[name], values[value].dtype), copy=False)
+                feed[name] = typed(values[value], taken[name])
         slots = graph.get("cache", ())
-        if graph.get("takes_past"):
-            feed |= {s["past"]: cache[s["past"]] if s["past"] in cache else self.nothing(graph, s["past"], feed) for s in slots}
-        wanted = [*step["gives"], *(s["present"] for s in slots)]
-        for name, made in zip(wanted, session.run(wanted, feed)):
-            if name in step["gives"]:
-                values[step["gives"][name]] = made
+        past = slots if graph.get("takes_past") else ()
+        counts = graph.get("shared")
+        for slot in past:
+            if slot["past"] not in cache:
+                cache[slot["past"]] = self.nothing(graph, slot["past"], feed)
+            if counts and slot["grows"]:
+                cache[slot["past"]] = roomy(cache[slot["past"]], shape_of(feed[counts])[1], room)
+            feed[slot["past"]] = cache[slot["past"]]
+        for name, value in feed.items():
+            if isinstance(value, np.ndarray):
+                call.bind_cpu_input(name, value)
             else:
-                cache[next(s["past"] for s in slots if s["present"] == name)] = made
+                call.bind_ortvalue_input(name, value)
+        for name in step["gives"]:
+            call.bind_output(name)
+        for slot in slots:
+            if past and counts and slot["grows"]:
+                call.bind_ortvalue_output(slot["present"], cache[slot["past"]])
+            else:
+                call.bind_output(slot["present"])
+        session.run_with_iobinding(call)
+        made = call.get_outputs()
+        values |= dict(zip(step["gives"].values(), made))
+        cache |= {slot["past"]: value for slot, value in zip(slots, made[len(step["gives"]) :])}
 
-    def nothing(self, graph: Mapping[str, Any], name: str, feed: Arrays) -> np.ndarray:
+    def nothing(self, graph: Mapping[str, Any], name: str, feed: Values) -> np.ndarray:
         """A cache of no token, with as many rows as what else enters."""
         dims: dict[str, list[Any]] = {i["name"]: i["dims"] for i in graph["inputs"]}
         batch = dims[name][0]
-        rows = next(value.shape[dims[other].index(batch)] for other, value in feed.items() if batch in dims[other])
+        rows = next(shape_of(value)[dims[other].index(batch)] for other, value in feed.items() if batch in dims[other])
         kind = next(i["dtype"] for i in graph["inputs"] if i["name"] == name)
         shape = [d if isinstance(d, int) else rows if axis == 0 else 0 for axis, d in enumerate(dims[name])]
         return np.zeros(shape, dtype={"float": np.float32, "float16": np.float16}[kind])
@@ -153,7 +181,40 @@ class Exported:
             options.intra_op_num_threads = self.threads
             path = self.folder / self.manifest["graphs"][name]["file"]
             self.sessions[name] = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self.taken[name] = {i.name: i.type for i in self.sessions[name].get_inputs()}
         return self.sessions[name]
+
+
+def roomy(held: Any, total: int, room: int) -> Any:
+    """Keys or values [B, heads, past, d] in a buffer that holds `total` tokens and `room` more: the one they are in, where it does."""
+    from onnxruntime import OrtValue
+
+    if not isinstance(held, np.ndarray) and held.shape()[2] >= total:
+        return held
+    there = as_array(held)
+    batch, heads, past, width = there.shape
+    buffer = np.zeros((batch, heads, total + room, width), dtype=there.dtype)
+    buffer[:, :, :past] = there
+    return OrtValue.ortvalue_from_numpy(buffer)
+
+
+def as_array(value: Any) -> np.ndarray:
+    found: np.ndarray = value if isinstance(value, np.ndarray) else value.numpy()
+    return found
+
+
+def shape_of(value: Any) -> Sequence[int]:
+    found: Sequence[int] = value.shape if isinstance(value, np.ndarray) else value.shape()
+    return found
+
+
+def typed(value: Any, kind: str) -> Any:
+    """A value as an input of this type takes it."""
+    if not isinstance(value, np.ndarray):
+        if value.data_type() == kind:
+            return value
+        value = value.numpy()
+    return np.ascontiguousarray(value, dtype=KINDS.get(kind, value.dtype))
 
 
 KINDS = {

@@ -1,0 +1,52 @@
+"""Graphs rewritten for onnxruntime's fused operators. Each rewrite is a file; what a rewrite does not know stays as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+from .edit import Edit
+from .grouped import grouped
+from .lengths import Call, shared
+from .norms import norms, skips
+
+if TYPE_CHECKING:
+    from ..samples import Run
+
+REWRITES = (norms, grouped, skips)
+
+
+@dataclass(frozen=True)
+class Optimized:
+    """How often each operator was put in, and the input [B, past + new] where keys and values may be written in place."""
+
+    fused: dict[str, int]
+    counts: ir.Value | None = None
+
+    def json(self) -> dict[str, Any]:
+        return {"fused": self.fused, **({"shared": str(self.counts.name)} if self.counts is not None else {})}
+
+
+def optimize(model: ir.Model, calls: Sequence[Call] = (), grows: Sequence[tuple[str, str]] = ()) -> Optimized:
+    """Rewrite a graph in place; its inputs and outputs keep their names and meaning.
+
+    `calls` are the shapes that entered in eager, `grows` the names of past and present of caches that every token adds to.
+    """
+    edit = Edit(model)
+    for rewrite in REWRITES:
+        rewrite(edit)
+    counts = shared(edit, calls, grows)
+    return Optimized({name: count for name, count in edit.done.items() if count}, counts)
+
+
+def optimized(run: Run, model: ir.Model) -> Optimized:
+    """The graph of a piece, rewritten with what entered the piece in eager."""
+    calls = [{name: tuple(x.shape) for name, x in zip(run.names, given)} for given, _ in run.calls]
+    grows = [(run.slot_name(s, "past_key_values"), run.slot_name(s, "present")) for s in run.slots if s.grows and run.piece.past]
+    return optimize(model, calls, grows)
+
+
+__all__ = ["Optimized", "optimize", "optimized"]
