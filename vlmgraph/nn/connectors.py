@@ -119,8 +119,18 @@ class LearnedQueries(nn.Module):
         nn.init.normal_(self.queries, std=self.std)
 
     def forward(self, like: Tensor) -> Tensor:
-        rows = self.queries if not self.counts else self.queries[: self.number(like.shape[-2])]
-        return rows.expand(*like.shape[:-2], -1, -1)
+        return self.rows(like).expand(*like.shape[:-2], -1, -1)
+
+    def rows(self, like: Tensor) -> Tensor:
+        """Those that items of so many tokens have; a graph for any of the sizes looks them up."""
+        if not self.counts:
+            return self.queries
+        tokens = like.shape[-2]
+        if not torch.compiler.is_exporting():
+            return self.queries[: self.number(tokens)]
+        sizes, counts = torch.tensor(self.counts, device=like.device).unbind(1)
+        count = (counts * (sizes == torch.full_like(sizes, tokens))).sum()
+        return self.queries[torch.arange(len(self.queries), device=like.device) < count]
 
     def number(self, tokens: int) -> int:
         """Queries for an item of so many tokens."""

@@ -57,8 +57,8 @@ def safe(mask: Tensor | None) -> Tensor | None:
     if mask is None:
         return None
     queries, keys = mask.shape[-2:]
-    place = torch.arange(keys, device=mask.device)
-    own = place[keys - queries :, None] == place
+    place = torch.arange(keys - queries, keys, device=mask.device)  # and no slice, whose length a tracer would not know
+    own = place[:, None] == torch.arange(keys, device=mask.device)
     return mask | (own & ~mask.any(-1, keepdim=True))
 
 

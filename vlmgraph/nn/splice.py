@@ -69,8 +69,10 @@ def fill(text: Tensor, here: Tensor, rows: Tensor, port: str) -> Tensor:
         places = int(here.sum())
         if places != len(rows):
             raise PlaceholderCount(f"input_ids hold {places} placeholders for {port!r}, but there are {len(rows)} feature rows")
-    if rows.shape[0] == 0:
-        return text
+        if not places:
+            return text
+    else:  # there is always a row to read
+        rows = torch.cat([rows, rows.new_zeros(1, rows.shape[1])])
     # a gather and a where: exact, differentiable, and known to every export target
     placed = rows[ranks(here).clamp(max=rows.shape[0] - 1)]
     return torch.where(here[..., None], placed, text)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .eager import readable
+
 
 class TileCount(ValueError):
     """Views and the grids of their images differ in number."""
@@ -29,22 +31,29 @@ class TiledViews(nn.Module):
             nn.init.normal_(vector, std=self.width**-0.5)
 
     def forward(self, x: Tensor, tiles: Tensor) -> Tensor:
-        """Raises TileCount. On the meta device, where there are no grids, each view counts as an image of one tile."""
+        """Raises TileCount. On the meta device, where there are no grids, each view counts as an image of one tile.
+
+        One gather: where each of the tokens stands in `x` follows from the grids as numbers, so a graph of it takes any.
+        """
+        side = self.side
         if x.device.type == "meta":
-            return x.new_empty(x.shape[0] * (2 * self.side * (self.side + 1) + 1), self.width)
-        grids = [(columns, rows) for columns, rows in tiles.reshape(-1, 2).tolist() if columns and rows]
-        counts = [1 + columns * rows for columns, rows in grids]
-        if sum(counts) != len(x):
-            raise TileCount(f"the tiles of {len(grids)} images and their wholes are {sum(counts)} views, but there are {len(x)}")
-        if not grids:
-            return x.new_empty(0, self.width)
-        return torch.cat([self.image(views, columns, rows) for views, (columns, rows) in zip(x.split(counts), grids)])
-
-    def image(self, views: Tensor, columns: int, rows: int) -> Tensor:
-        """Views [1 + rows * columns, side * side, d] of one image → [tokens, d]."""
-        return torch.cat([self.rows(views[:1], 1, 1), self.separator[None].to(views.dtype), self.rows(views[1:], columns, rows)])
-
-    def rows(self, views: Tensor, columns: int, rows: int) -> Tensor:
-        """Views [rows * columns, side * side, d] put together, a newline behind every row of tokens: [tokens, d]."""
-        grid = views.unflatten(1, (self.side, self.side)).unflatten(0, (rows, columns)).transpose(1, 2).flatten(2, 3).flatten(0, 1)
-        return torch.cat([grid, self.newline.to(views.dtype).expand(grid.shape[0], 1, -1)], dim=1).flatten(0, 1)
+            return x.new_empty(x.shape[0] * (2 * side * (side + 1) + 1), self.width)
+        columns, rows = tiles.to(x.device).reshape(-1, 2).long().unbind(1)
+        real = (columns > 0) & (rows > 0)
+        views = (1 + columns * rows) * real
+        if readable(views) and int(views.sum()) != len(x):
+            raise TileCount(f"the tiles of {int(real.sum())} images and their wholes are {int(views.sum())} views, but there are {len(x)}")
+        whole = side * (side + 1)
+        lengths = (whole + 1 + rows * side * (columns * side + 1)) * real
+        image = torch.repeat_interleave(torch.arange(lengths.shape[0], device=x.device), lengths)
+        own = torch.arange(image.shape[0], device=x.device) - (lengths.cumsum(0) - lengths)[image]  # the token's number in its image
+        first, tiled = (views.cumsum(0) - views)[image], own > whole
+        across = torch.where(tiled, columns[image], 1)
+        inside, length = torch.where(tiled, own - whole - 1, own), across * side + 1
+        row, column = inside // length, inside % length
+        view = torch.where(tiled, first + 1 + row // side * across + column // side, first)
+        place = view * side**2 + row % side * side + column % side
+        last = x.shape[0] * side**2
+        place = torch.where(column == across * side, last, place)
+        place = torch.where(own == whole, last + 1, place)
+        return torch.cat([x.flatten(0, 1), self.newline[None].to(x.dtype), self.separator[None].to(x.dtype)])[place]

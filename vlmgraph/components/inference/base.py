@@ -15,3 +15,7 @@ class Procedure(Config):
     def values(self) -> dict[str, tuple[str, str]]:
         """Values that it feeds to a program that is cut there: field → (program, value)."""
         return {}
+
+    def stepping(self) -> tuple[str, str, int] | None:
+        """Of a loop that feeds what it chose: the program, the value that only steps are fed, a row beside each new id, and that id."""
+        return None

@@ -31,3 +31,6 @@ class SampleImage(Procedure, name="inference.sample_image"):
 
     def values(self) -> dict[str, tuple[str, str]]:
         return {"codes": (self.program, self.codes)}
+
+    def stepping(self) -> tuple[str, str, int]:
+        return self.program, self.codes, int(self.placeholder)

@@ -14,7 +14,7 @@ import torch
 
 from ...diagnostics import Diagnostic, DiagnosticError
 from ...diagnostics import codes as C
-from ...ir.types import Type
+from .axes import Axes, name_dims, open_axes
 from .operators import plain_attention, translations
 from .samples import Run
 
@@ -50,7 +50,8 @@ def capture(run: Run, opset: int = OPSET) -> Captured:
     Raises DiagnosticError where the piece cannot be traced, or where a dim was frozen.
     """
     given = sample(run)
-    shapes = tuple(open_axes(run, given))
+    axes = Axes(run)
+    shapes = tuple(open_axes(axes))
     try:
         with quiet(), plain_attention(), torch.no_grad():
             made = torch.onnx.export(
@@ -65,65 +66,13 @@ def capture(run: Run, opset: int = OPSET) -> Captured:
     if drawn := next((n for n in made.model.graph if n.op_type in RANDOM), None):
         text = f"{found.name} draws random numbers ({drawn.op_type}, node {drawn.name}), so nothing can be held against eager"
         raise DiagnosticError(Diagnostic(C.CANNOT_EXPORT, text, fix="give what is drawn as an input"))
-    name_dims(found)
+    name_dims(found.model, axes)
     return found
 
 
 def sample(run: Run) -> tuple[torch.Tensor, ...]:
     """The first sample in which nothing has the size 0 or 1, which tracing takes for fixed; else the one with the fewest."""
     return min((given for given, _ in run.calls), key=lambda given: sum(s < 2 for x in given for s in x.shape))
-
-
-def open_axes(run: Run, given: tuple[torch.Tensor, ...]) -> list[dict[int, Any]]:
-    """For every input the axes that are declared symbolic."""
-    found: list[dict[int, Any]] = []
-    types = list(run.piece.program.inputs.values())
-    for i, x in enumerate(given):
-        if i < len(types):
-            axes = [a for a, dim in enumerate(types[i].dims) if dim.constant is None]
-        else:
-            slot = run.slots[i - len(types)]
-            axes = list(slot.axes)
-        found.append({a: torch.export.Dim.AUTO for a in axes if a < x.dim()})
-    return found
-
-
-def name_dims(found: Captured) -> None:
-    """Name the axes of inputs and outputs after the spec's dims. Raises DiagnosticError for one that became a number."""
-    import onnx_ir as ir
-
-    run = found.run
-    typed = list(run.piece.program.inputs.values())
-    made = {v: t for n in run.piece.program.nodes for v, t in n.values()}
-    results = [made.get(v) for v in run.piece.outputs]
-    inputs, outputs = list(found.model.graph.inputs), list(found.model.graph.outputs)
-    ends: list[tuple[Any, Type | None, int]] = [(v, typed[i] if i < len(typed) else None, i - len(typed)) for i, v in enumerate(inputs)]
-    ends += [(v, results[i] if i < len(results) else None, i - len(results)) for i, v in enumerate(outputs)]
-    batch = next((str(t.dims[0]) for t in typed if t.dims and t.dims[0].constant is None), "B")
-    frozen = []
-    for position, (value, type_, slot) in enumerate(ends):
-        shape = list(value.shape or ())
-        for axis, size in enumerate(shape):
-            if type_ is None:
-                kind = run.slots[slot]
-                past = "past" if position < len(inputs) else "total"
-                past = past if kind.grows else "media"  # of encoder and media
-                name: str | None = batch if axis == 0 else past if axis in kind.axes else None
-            else:
-                name = str(type_.dims[axis]) if axis < len(type_.dims) and type_.dims[axis].constant is None else None
-            if name is None:
-                continue
-            if isinstance(size, int):
-                if not (run.piece.last and position >= len(inputs) and size == 1):
-                    frozen.append((value.name, axis, name, size))
-            else:
-                shape[axis] = ir.SymbolicDim(name)
-        value.shape = ir.Shape(shape)
-    if frozen:
-        value, axis, name, size = frozen[0]
-        text = f"{found.name}: {value} has {size} in dim {axis}, but is declared {name} there: the graph would take no other size"
-        notes = tuple(f"also {v} dim {a}: {n} became {s}" for v, a, n, s in frozen[1:6])
-        raise DiagnosticError(Diagnostic(C.CANNOT_EXPORT, text, notes=notes, fix="a component turns this size into a number"))
 
 
 def refused(run: Run, error: Exception) -> DiagnosticError:

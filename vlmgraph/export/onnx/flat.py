@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -73,8 +73,12 @@ def held(caches: Mapping[str, KVCache], slot: Slot) -> Tensor:
 def refilled(components: Sequence[str], slots: Sequence[Slot], values: Sequence[Tensor]) -> dict[str, KVCache]:
     """Caches that hold these tensors."""
     caches = {component: KVCache() for component in components}
-    for slot, value in zip(slots, values):
-        setattr(holder(caches[slot.component], slot), slot.what, value)
+    given = dict(zip(slots, values))
+    for slot, value in given.items():
+        if slot.what == "k":
+            holder(caches[slot.component], slot).append(value, given[replace(slot, what="v")])
+        elif slot.what != "v":
+            setattr(holder(caches[slot.component], slot), slot.what, value)
     return caches
 
 

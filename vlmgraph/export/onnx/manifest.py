@@ -9,6 +9,7 @@ from .capture import Captured
 from .pieces import WRITTEN, Decoding, Piece
 from .samples import seen
 from .verify import Row
+from .widen import ENOUGH
 
 if TYPE_CHECKING:
     from ...lower.model import CompiledModel
@@ -38,7 +39,8 @@ def manifest(
 
 
 def described(found: Captured, rows: list[Row]) -> dict[str, Any]:
-    """Inputs and outputs with their dims, dtypes and the values they are; caches apart; the errors measured, `rows`."""
+    """Inputs and outputs with their dims, dtypes and the values they are; caches apart; the errors measured, `rows`, and the sizes they
+    were measured at: three of each dim beside 0 and 1, or the reason for `fewer`."""
     run = found.run
     values = [*run.piece.inputs, *(None for s in run.slots if run.piece.past)]
     inputs = [shown(v) | ({"value": name} if name else {"cache": True}) for v, name in zip(found.model.graph.inputs, values)]
@@ -50,8 +52,19 @@ def described(found: Captured, rows: list[Row]) -> dict[str, Any]:
         "inputs": inputs,
         "outputs": outputs,
         **({"cache": slots, "takes_past": run.piece.past, "logits": "last position"} if run.piece.cache else {}),
+        "sizes": (sizes := sizes_of(rows)),
+        "fewer": {dim: run.fewer[dim] for dim, taken in sizes.items() if dim in run.fewer and len({*taken} - {0, 1}) < ENOUGH},
         "errors": [r.json() for r in rows],
     }
+
+
+def sizes_of(rows: list[Row]) -> dict[str, list[int]]:
+    """The sizes of every dim that the errors were measured at."""
+    found: dict[str, set[int]] = {}
+    for row in rows:
+        for dim, size in row.sizes.items():
+            found.setdefault(dim, set()).add(size)
+    return {dim: sorted(several) for dim, several in found.items()}
 
 
 def shown(value: Any) -> dict[str, Any]:

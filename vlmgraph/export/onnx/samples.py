@@ -10,15 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...diagnostics import DiagnosticError
 from ...ir.graph import Graph
 from ...ir.types import Type
 from ...lower.example import Amount, example_inputs
 from ...lower.program import lower_program
 from ...nn.cache import KVCache
 from ...passes.slice import ProgramGraph
+from .drawn import Draws, as_inputs
 from .flat import Flat, Slot, last_position, slots_of
 from .pieces import WRITTEN, Decoding, Piece
+from .widen import REFUSALS, widened
 
 if TYPE_CHECKING:
     from ...lower.model import CompiledModel
@@ -42,26 +43,43 @@ class Samples:
     def __init__(self, model: CompiledModel, processor: Processor, name: str) -> None:
         self.model, self.name = model, name
         self.inputs: list[Values] = []
+        self.rows: Values = {}
         for amount in AMOUNTS:
             for pictures, words in ((amount.pictures, amount.words), (1, amount.words), (1, 1)):
                 changed = Amount(amount.batch, pictures, amount.size, words, amount.count)
                 try:
-                    values = self.prepared(processor, changed)
-                    with torch.no_grad():
-                        model.programs[name].run(values)
-                except (DiagnosticError, RuntimeError, IndexError) as error:  # not as many of everything go together
+                    values = self.taken(self.made(processor, changed))
+                except REFUSALS as error:  # not as many of everything go together
                     failed = error
                     continue
                 self.inputs.append(values)
                 break
             else:
                 raise failed
+        types = model.programs[name].graph(frozenset(self.inputs[0])).inputs
+        more, self.fewer = widened(self.inputs, types, self.taken)
+        self.inputs += more
 
-    def prepared(self, processor: Processor, amount: Amount) -> Values:
-        source = self.model.programs[self.name].source
-        made = example_inputs(source, processor, self.name, amount=amount)
+    def made(self, processor: Processor, amount: Amount) -> Values:
+        """A prompt: of words alone where steps are fed what a procedure chose, which is left out, as are the ids that stand for it."""
+        source, chosen = self.model.programs[self.name].source, fed(self.model.graph, self.name)
+        made = example_inputs(source, processor, self.name, media=not chosen, amount=amount)
         given = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in made.items()}
-        return self.model.prepare(given, self.name)
+        for value, token in chosen.items():
+            self.rows[value] = given.pop(value)
+            for name in WRITTEN:
+                if name in given:
+                    given[name] = given[name].where(given[name] != token, given[name][:, :1])
+        return given
+
+    def taken(self, given: Values) -> Values:
+        """The inputs, with which the program ran; with what it draws as well, where that can be given. Raises one of REFUSALS."""
+        program = self.model.programs[self.name]
+        values = self.model.prepare(given, self.name)
+        with torch.no_grad(), Draws() as draws:
+            program.run(values)
+        more = as_inputs(draws.made, {k: t for k, t in program.graph().inputs.items() if k not in values})
+        return self.taken({**values, **more}) if more else values
 
     def start(self) -> str:
         """The ids that decoding appends to; a decoder's own begin with some tokens where the processor makes none."""
@@ -86,6 +104,8 @@ class Run:
         self.flat = Flat(module, len(piece.inputs), [*piece.outputs], piece.cache, slots, piece.past)
         self.flat.eval()
         self.calls: list[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = []
+        self.fewer: Mapping[str, str] = {}
+        """Dims that the program does not take in three sizes, with the reason."""
 
     def slot_name(self, slot: Slot, leading: str) -> str:
         return slot.name(leading, len(self.piece.cache) == 1)
@@ -113,7 +133,13 @@ def stepping(graph: Graph, values: Values, prompt: ProgramGraph, ids: str) -> fr
     """The inputs of a step: new ids, masks that say what tokens may attend to, and what is carried."""
     types = graph.inputs
     masks = {k for k in values if k in types and types[k].kind == "mask" and (k == "attention_mask" or seen(types[k], types[ids]))}
-    return frozenset({ids, *masks, *prompt.carry, *(k for k in values if k not in types)})
+    return frozenset({ids, *masks, *prompt.carry, *(k for k in values if k not in types), *fed(graph, prompt.name)})
+
+
+def fed(graph: Graph, program: str) -> dict[str, int]:
+    """Values that steps of a program are fed by its procedure, and prompts are not, with the id that stands for each row."""
+    found = (p.stepping() for p in graph.procedures.values())
+    return {one[1]: one[2] for one in found if one is not None and one[0] == program}
 
 
 def seen(mask: Type, ids: Type) -> bool:
@@ -127,6 +153,7 @@ def run_whole(model: CompiledModel, piece: Piece, samples: Samples) -> Run:
     run = Run(piece, lowered(model, piece))
     for values in samples:
         run(values)
+    run.fewer = samples.fewer
     return run
 
 
@@ -140,8 +167,10 @@ def run_decoding(model: CompiledModel, decoding: Decoding, samples: Samples) -> 
     for number, values in enumerate(samples):
         seen, pasts = through(runs, decoding.prompt, values, slots, keep=True)
         grown, pasts = dict(seen), pasts
-        new = further(model, decoding.step, values, seen, STEPS[number % len(STEPS)])
+        new = further(samples, decoding.step, values, STEPS[number % len(STEPS)])
         through(runs, decoding.step, {**grown, **new}, slots, keep=True, pasts=pasts)
+    for run in runs.values():
+        run.fewer = samples.fewer
     return list(runs.values())
 
 
@@ -181,8 +210,9 @@ def layout(model: CompiledModel, decoding: Decoding, values: Values) -> tuple[Sl
     return ()
 
 
-def further(model: CompiledModel, step: tuple[Piece, ...], values: Values, seen: Values, count: int) -> Values:
+def further(samples: Samples, step: tuple[Piece, ...], values: Values, count: int) -> Values:
     """Inputs of a step that goes on with the first `count` tokens of the prompt: a real step has one, which it chose."""
+    model = samples.model
     types: dict[str, Type] = {**model.graph.types()}
     ids = next(w for w in WRITTEN if w in model.graph.inputs)
     length = types[ids].dims[1]
@@ -196,4 +226,7 @@ def further(model: CompiledModel, step: tuple[Piece, ...], values: Values, seen:
         elif length in type_.dims:
             axis = type_.dims.index(length)
             new[name] = value.narrow(axis, value.shape[axis] - count if type_.kind == "mask" else 0, count)
+    for name, token in fed(model.graph, samples.name).items():
+        new[ids] = torch.full_like(new[ids], token)
+        new[name] = samples.rows[name].flatten()[torch.arange(new[ids].numel()) % samples.rows[name].numel()].view_as(new[ids])
     return new
