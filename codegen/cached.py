@@ -37,6 +37,9 @@ class LayerStand(CacheStand):
     def keep(self, state: Stand, new: int) -> None:
         return None
 
+    def put(self, k: Stand, v: Stand) -> None:
+        return None
+
 
 class MediaStand(dict[str, LayerStand]):
     """Of the caches of media by name."""

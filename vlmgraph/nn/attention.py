@@ -171,7 +171,7 @@ class CrossAttention(Attention):
         else:
             q, k, v = self.project(x, media)
         if cache is not None:
-            cache.k, cache.v = k, v
+            cache.put(k, v)
         if mask is None:
             return self.out(self.attend(q, k, v, None))
         mask = mask.bool()

@@ -14,13 +14,31 @@ class LayerCache:
     """
 
     def __init__(self, room: int | None = None) -> None:
-        self.k: Tensor | None = None
-        self.v: Tensor | None = None
+        self.grown: tuple[Tensor | None, Tensor | None] = (None, None)
         self.state: Tensor | None = None
         self.seen = 0
         self.room = room
         self.held: tuple[Tensor, Tensor] | None = None
         """What a static cache has allocated."""
+        self.filled = 0
+        """How many of its places are."""
+
+    @property
+    def k(self) -> Tensor | None:
+        return self.grown[0] if self.held is None else self.held[0][:, :, : self.filled]
+
+    @property
+    def v(self) -> Tensor | None:
+        return self.grown[1] if self.held is None else self.held[1][:, :, : self.filled]
+
+    @property
+    def length(self) -> int:
+        """How many tokens it has keys of."""
+        return self.filled if self.grown[0] is None else self.grown[0].shape[2]
+
+    def put(self, k: Tensor | None, v: Tensor | None) -> None:
+        """Keys and values of all tokens there are: of a growing cache, and of media."""
+        self.grown = (k, v)
 
     def keep(self, state: Tensor, new: int) -> None:
         """The state [B, heads, head_dim, head_dim] after `new` more tokens."""
@@ -29,35 +47,35 @@ class LayerCache:
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Add new keys and values behind the past ones; returns all of them. Raises ValueError where a static cache is full."""
         if self.room is None:
-            self.k = k if self.k is None else torch.cat([self.k, k], dim=2)
-            self.v = v if self.v is None else torch.cat([self.v, v], dim=2)
-            return self.k, self.v
-        past = 0 if self.k is None else self.k.shape[2]
-        end = past + k.shape[2]
+            old_k, old_v = self.grown
+            k, v = k if old_k is None else torch.cat([old_k, k], dim=2), v if old_v is None else torch.cat([old_v, v], dim=2)
+            self.grown = (k, v)
+            return k, v
+        end = self.filled + k.shape[2]
         if self.held is None:
             self.held = (places(k, end + self.room), places(v, end + self.room))
         if end > self.held[0].shape[2]:
             raise ValueError(f"the static cache has {self.held[0].shape[2]} places and is asked for {end}")
-        self.held[0][:, :, past:end] = k
-        self.held[1][:, :, past:end] = v
-        self.k, self.v = self.held[0][:, :, :end], self.held[1][:, :, :end]
-        return self.k, self.v
+        self.held[0][:, :, self.filled : end] = k
+        self.held[1][:, :, self.filled : end] = v
+        self.filled = end
+        return self.held[0][:, :, :end], self.held[1][:, :, :end]
 
     def reorder(self, rows: Tensor) -> None:
         """Keep the batch rows `rows` [B']. A static cache stays where it is, unless B' is another number."""
         if self.state is not None:
             self.state = self.state[rows]
-        if self.k is None or self.v is None:
+        k, v = self.k, self.v
+        if k is None or v is None:
             return
+        k, v = k[rows], v[rows]
         if self.held is None:
-            self.k, self.v = self.k[rows], self.v[rows]
+            self.grown = (k, v)
             return
-        k, v, past = self.k[rows], self.v[rows], self.k.shape[2]
         if len(rows) != len(self.held[0]):
             self.held = (places(k, self.held[0].shape[2]), places(v, self.held[1].shape[2]))
-        self.held[0][:, :, :past] = k
-        self.held[1][:, :, :past] = v
-        self.k, self.v = self.held[0][:, :, :past], self.held[1][:, :, :past]
+        self.held[0][:, :, : self.filled] = k
+        self.held[1][:, :, : self.filled] = v
 
 
 def places(like: Tensor, count: int) -> Tensor:
@@ -87,7 +105,7 @@ class KVCache:
     @property
     def length(self) -> int:
         """Number of past tokens."""
-        kept = next((layer.k.shape[2] for layer in self.layers if layer.k is not None), 0)
+        kept = next((n for layer in self.layers if (n := layer.length)), 0)
         return kept or max((layer.seen for layer in self.layers), default=0)
 
     def padding(self, mask: Tensor | None, batch: int, new: int, device: torch.device) -> Tensor | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import types
 from collections import Counter
@@ -19,6 +20,7 @@ from ...nn.cache import LayerCache
 from ...nn.lightning import LightningAttention
 from ...nn.moe import MixtureOfExperts
 from .blocks import region, regions, signature
+from .bound import Bound, Unbound, bind, compilation, shape_key
 from .traced import Given, enter, full, update
 
 EAGER: dict[type[nn.Module], str] = {
@@ -26,10 +28,14 @@ EAGER: dict[type[nn.Module], str] = {
     LightningAttention: "its loop over blocks of tokens depends on the length",
 }
 """Modules that stay out of compiled regions, and why; their parts may be regions."""
+log = logging.getLogger(__name__)
+Key = tuple[Any, ...]
 CONFIG: Any = torch._dynamo.config
 SHAPES: Any = fx_config
 LIMIT = 16
 """Compilations of a kind, beyond which further forms of call run eagerly."""
+REMEMBERED = 4096
+"""Shapes of calls of a kind that are kept, in which nothing is looked at but whether they came before."""
 
 
 @dataclass
@@ -40,6 +46,8 @@ class Kind:
     blocks: int = 0
     forms: set[tuple[Any, ...]] = field(default_factory=set)
     """Ways in which it was called (`forms`). Each is compiled once; sizes beyond 1 make no form of their own."""
+    left: dict[tuple[Any, ...], str] = field(default_factory=dict)
+    """Forms that run eagerly, and why."""
     compilations: int = 0
     recompilations: int = 0
     """Those for a form that was compiled before."""
@@ -49,6 +57,67 @@ class Kind:
     """Why the blocks run eagerly, if they do."""
     expected: bool = False
     """Whether the call at hand has a form that is new."""
+    latest: tuple[Any, Any, Any] | None = None
+    """The compilation that ran last, what entered and what left it."""
+    bound: dict[tuple[Any, ...], list[Bound]] = field(default_factory=dict)
+    """By form, what is called without torch's guards."""
+    exact: dict[tuple[Any, ...], Bound] = field(default_factory=dict)
+    """By all sizes and strides, those of calls that came before."""
+
+    def find(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Bound | None, Key, Key]:
+        """What serves a call without looking further, the call's exact shapes, and its form (left empty where the shapes were known)."""
+        every = (*args, *kwargs.values()) if kwargs else args
+        exact: list[Any] = [block.training, *kwargs]
+        tensors: list[int] = []
+        shape_key(every, exact, tensors)
+        key = tuple(exact)
+        # a tensor that enters twice is one input of a compilation
+        plain = len(set(tensors)) == len(tensors) and not (torch.is_grad_enabled() or torch.is_inference_mode_enabled() or autocast())
+        if plain and (bound := self.exact.get(key)) is not None:
+            return bound, key, ()
+        form = (plain, torch.is_grad_enabled(), autocast(), block.training, *kwargs, *forms(every))
+        for bound in self.bound.get(form, ()) if plain else ():
+            if bound.fits(block, args, kwargs):
+                self.remember(key, bound)
+                return bound, key, form
+        return None, key, form
+
+    def remember(self, key: Key, bound: Bound) -> None:
+        if len(self.exact) >= REMEMBERED:
+            self.exact.clear()
+        self.exact[key] = bound
+
+    def compile(self, compiled: Callable[..., Any], form: Key, block: nn.Module, args: Any, kwargs: Any) -> Any:
+        """The call through torch, which compiles where it has to."""
+        self.expected, before = form not in self.forms, self.compilations
+        self.forms.add(form)
+        self.latest = None
+        start = time.perf_counter()
+        # sizes that are equal by chance in the first call may differ in the next
+        with CONFIG.patch(recompile_limit=LIMIT, specialize_float=True), SHAPES.patch(use_duck_shape=False):
+            result = compiled(block, args, kwargs)
+        if self.compilations > before:
+            self.seconds += time.perf_counter() - start
+        return result
+
+    def leave(self, form: Key, reason: str) -> None:
+        """Let a form run eagerly; all of them where none was ever compiled."""
+        self.left[form] = reason
+        if not self.compilations or not self.bound:
+            self.reason = reason
+
+    def bind(self, form: Key, key: Key, result: Any, new: int, code: Any) -> None:
+        """Call what just ran without torch's guards from now on, where that can be."""
+        latest, self.latest = self.latest, None
+        if latest is None or not form[0]:
+            return
+        try:
+            bound = bind(*latest, result, new, code)
+        except Unbound as error:
+            log.debug("%s stays behind torch's guards: %s", self.name, error)
+            return
+        self.bound.setdefault(form, []).append(bound)
+        self.remember(key, bound)
 
 
 class Regions:
@@ -103,47 +172,51 @@ def own_code(name: str) -> Callable[..., Any]:
 
 
 def backend(kind: Kind) -> Callable[..., Any]:
-    """torch's own, counted."""
+    """torch's own, counted; each call leaves what entered and left the compiled code, for `bind`."""
     inductor: Any = lookup_backend("inductor")
 
     def compile(module: Any, inputs: Any) -> Any:
         kind.compilations += 1
         kind.recompilations += not kind.expected
         kind.expected = False
-        return inductor(module, inputs)
+        run = inductor(module, inputs)
+        made = compilation(module, run)
+
+        def called(*flat: Any) -> Any:
+            raw = run(*flat)
+            kind.latest = (made, flat, raw)
+            return raw
+
+        return run if made is None else called
 
     return compile
 
 
 def caller(kind: Kind) -> Callable[..., Any]:
     """A forward of a block that runs the kind's compiled code."""
-    compiled = torch.compile(own_code(kind.name), dynamic=True, fullgraph=True, backend=backend(kind))
+    code = own_code(kind.name)
+    compiled = torch.compile(code, dynamic=True, fullgraph=True, backend=backend(kind))
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        every = (*args, *kwargs.values())
-        if kind.reason or torch.compiler.is_compiling() or any(stays_out(a) for a in every):
+        caches: list[tuple[LayerCache, Given]] = []
+        entering = tuple([entered(a, caches) for a in args])
+        named = {name: entered(a, caches) for name, a in kwargs.items()} if kwargs else kwargs
+        new = (*args, *kwargs.values())[0].shape[1] if caches else 0
+        if kind.reason or torch.compiler.is_compiling() or stays_out(entering, named) or any(full(given, new) for _, given in caches):
+            return type(self).forward(self, *args, **kwargs)  # where a static cache is full it says so
+        bound, key, form = kind.find(self, entering, named)
+        if bound is not None:
+            flat = bound.read(self, entering, named)
+            out, made = bound.give(bound.run(*flat), flat, new)
+        elif form in kind.left:
             return type(self).forward(self, *args, **kwargs)
-        caches = [(a, enter(a)) for a in every if isinstance(a, LayerCache)]
-        if any(full(given, every[0].shape[1]) for _, given in caches):
-            return type(self).forward(self, *args, **kwargs)  # which refuses it
-        given = iter([g for _, g in caches])
-        args = tuple(next(given) if isinstance(a, LayerCache) else a for a in args)
-        kwargs = {name: next(given) if isinstance(a, LayerCache) else a for name, a in kwargs.items()}
-        form = (torch.is_grad_enabled(), self.training, *forms((*args, *kwargs.values())))
-        if form in kind.forms:
-            out, made = compiled(self, args, kwargs)
         else:
-            kind.forms.add(form)
-            kind.expected = True
-            start = time.perf_counter()
             try:
-                # sizes that are equal by chance in the first call may differ in the next
-                with CONFIG.patch(recompile_limit=LIMIT, specialize_float=True), SHAPES.patch(use_duck_shape=False):
-                    out, made = compiled(self, args, kwargs)
+                out, made = kind.compile(compiled, form, self, entering, named)
             except TorchDynamoException as error:
-                kind.reason = str(error).strip().partition("\n")[0]
-                return type(self).forward(self, *given_back(args, caches), **dict(zip(kwargs, given_back(tuple(kwargs.values()), caches))))
-            kind.seconds += time.perf_counter() - start
+                kind.leave(form, str(error).strip().partition("\n")[0])
+                return type(self).forward(self, *args, **kwargs)
+            kind.bind(form, key, (out, made), new, code)
         for (cache, before), after in zip(caches, made, strict=True):
             update(cache, before, after)
         return out
@@ -151,20 +224,33 @@ def caller(kind: Kind) -> Callable[..., Any]:
     return forward
 
 
-def given_back(values: tuple[Any, ...], caches: list[tuple[LayerCache, Given]]) -> list[Any]:
-    return [next((cache for cache, given in caches if given is value), value) for value in values]
+def autocast() -> bool:
+    return any(torch.is_autocast_enabled(device) for device in ("cpu", "cuda"))
 
 
-def stays_out(argument: Any) -> bool:
-    """What a compiled block cannot take: tensors without values, and a list that the block adds to."""
-    return isinstance(argument, list) or (isinstance(argument, Tensor) and argument.device.type == "meta")
+def entered(argument: Any, caches: list[tuple[LayerCache, Given]]) -> Any:
+    """An argument as a region takes it; caches go to `caches`."""
+    if not isinstance(argument, LayerCache):
+        return argument
+    caches.append((argument, given := enter(argument)))
+    return given
+
+
+def stays_out(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether there is what a compiled block cannot take: tensors without values, and a list that the block adds to."""
+    return any(isinstance(a, list) or (isinstance(a, Tensor) and a.is_meta) for a in (*args, *kwargs.values()))
 
 
 def forms(values: tuple[Any, ...]) -> Iterator[Any]:
     """What decides which compilation serves a call: of a tensor its dtype and rank and which dims are 0 or 1, of all else what it is."""
     for value in values:
         if isinstance(value, Tensor):
-            yield value.dtype, value.requires_grad, *[size if size < 2 else 2 for size in value.shape]
+            yield (
+                value.dtype,
+                value.device.type,
+                value.requires_grad and torch.is_grad_enabled(),
+                *[size if size < 2 else 2 for size in value.shape],
+            )
         elif isinstance(value, tuple):
             yield tuple(forms(value))
         else:

@@ -32,6 +32,9 @@ class Made(NamedTuple):
 class TracedCache:
     """Stands for a `LayerCache` inside a compiled block. Static places are written where they are; all else leaves as outputs."""
 
+    k: Tensor | None
+    v: Tensor | None
+
     def __init__(self, given: Given) -> None:
         self.k, self.v, self.state, self.places, self.past = given
         self.new = 0
@@ -47,14 +50,17 @@ class TracedCache:
         self.places[1][:, :, self.past : end] = v
         return self.places[0][:, :, :end], self.places[1][:, :, :end]
 
+    def put(self, k: Tensor, v: Tensor) -> None:
+        self.k, self.v = k, v
+
     def keep(self, state: Tensor, new: int) -> None:
         self.state, self.new = state, new
 
 
 def enter(cache: LayerCache) -> Given:
-    if cache.held is not None and cache.k is not None:
-        return Given(None, None, cache.state, cache.held, cache.k.shape[2])
-    return Given(cache.k, cache.v, cache.state, None, 0)
+    if cache.held is not None:
+        return Given(None, None, cache.state, cache.held, cache.filled)
+    return Given(*cache.grown, cache.state, None, 0)
 
 
 def leave(traced: TracedCache) -> Made:
@@ -66,12 +72,11 @@ def leave(traced: TracedCache) -> Made:
 def update(cache: LayerCache, given: Given, made: Made) -> None:
     """Bring a cache up to date with what a block made of it."""
     if given.places is not None:
-        end = given.past + made.new
-        cache.k, cache.v = given.places[0][:, :, :end], given.places[1][:, :, :end]
+        cache.filled = given.past + made.new
     elif made.new and made.k is not None and made.v is not None and cache.room is not None:
         cache.append(made.k, made.v)  # the first tokens of a static cache, which allocates its places
     else:
-        cache.k, cache.v = made.k, made.v
+        cache.put(made.k, made.v)
     if made.state is not None and made.new and made.k is None and given.places is None:
         cache.keep(made.state, made.new)
 
