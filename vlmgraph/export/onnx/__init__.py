@@ -10,7 +10,7 @@ data file.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,6 @@ from ...diagnostics import codes as C
 
 if TYPE_CHECKING:
     from ...lower.model import CompiledModel
-    from .optimize import Optimized
     from .pieces import Decoding, Piece
     from .samples import Run
     from .verify import Row
@@ -48,13 +47,15 @@ def export(
     programs: list[str] | None = None,
     limit: float | None = None,
     optimize: bool = False,
+    quantize: Sequence[str] = (),
     observe: Callable[[str], None] = lambda name: None,
 ) -> Report:
     """Write the graphs of `programs` (all that are declared) into `folder`, which should be a new one.
 
     `limit` is the relative error that is allowed, 1e-4 in float32. Raises DiagnosticError where a graph is over it, naming the first node
     that departs, and where no program at all can be written. A program that cannot be is in the report and in the manifest.
-    With `optimize` graphs are rewritten for onnxruntime's fused operators, and held against eager like the others.
+    With `optimize` graphs are rewritten for onnxruntime's fused operators, and held against eager like the others. `quantize` are types of
+    weights by role (`optimize/kinds.py`); a graph that holds such weights has a limit of its own where none is given.
     """
     try:
         import onnx_ir  # noqa: F401
@@ -70,19 +71,23 @@ def export(
     from ...weights.save import _companions
     from .capture import Captured, capture
     from .manifest import described, manifest
+    from .optimize import Changed
+    from .optimize.kinds import planned
     from .store import Store
     from .verify import LIMITS, verify
 
-    limit = LIMITS[str(model.dtype).removeprefix("torch.")] if limit is None else limit
+    usual = LIMITS[str(model.dtype).removeprefix("torch.")] if limit is None else limit
     model = model.eval()
+    plan = planned(model, quantize) if quantize else None
     tables = model.spec.data.get("processor")
     processor = model_processor(model.spec, model.graph) if tables else build_processor({}, model.graph.tokens, {})
     made: dict[str, Piece | Decoding] = {}
     graphs: dict[str, Any] = {}
     known: dict[object, Captured] = {}
-    fused: dict[object, Optimized] = {}
+    changed: dict[object, Changed] = {}
     refused: dict[str, Diagnostic] = {}
     rows: list[Row] = []
+    allowed: dict[str, float] = {}
     folder.mkdir(parents=True, exist_ok=True)
     store = Store(folder)
 
@@ -90,20 +95,19 @@ def export(
         observe(run.piece.name)
         key = run.piece.key
         found = known[key].renamed(run) if key in known else capture(run, opset)
-        if optimize and key not in known:
-            from .optimize import optimized
-
-            fused[key] = optimized(run, found.model)
+        if key not in known:
+            changed[key] = Changed.of(run, found.model, optimize, plan, usual if limit is None else limit, limit is None)
         known[key] = found
         path = folder / f"{run.piece.name}.onnx"
         store.write(found.model, path)
         try:
-            made = verify(found, path, limit)
+            made = verify(found, path, changed[key].limit, bool(changed[key].held))
         except DiagnosticError:
             path.unlink()
             raise
         rows.extend(made)
-        graphs[run.piece.name] = described(found, made) | (fused[key].json() if optimize else {})
+        graphs[run.piece.name] = described(found, made) | changed[key].json()
+        allowed[run.piece.name] = changed[key].limit
 
     try:
         decoders = 0
@@ -129,12 +133,12 @@ def export(
     if isinstance(origin := getattr(model, "origin", None), Origin):
         _companions(origin, folder)
     report = Report(folder, rows, refused, list(graphs))
-    if far := [r for r in rows if not r.error <= limit]:
-        raise DiagnosticError(*departures(far, limit, report))
+    if far := [r for r in rows if not r.error <= allowed[r.graph]]:
+        raise DiagnosticError(*departures(far, allowed, report))
     return report
 
 
-def departures(far: list[Row], limit: float, report: Report) -> list[Diagnostic]:
+def departures(far: list[Row], allowed: Mapping[str, float], report: Report) -> list[Diagnostic]:
     """A finding for each graph that is over the limit."""
     from .verify import table
 
@@ -143,7 +147,7 @@ def departures(far: list[Row], limit: float, report: Report) -> list[Diagnostic]
         mine = [r for r in far if r.graph == graph]
         worst = max(mine, key=lambda r: r.error)
         first = next((r.first for r in mine if r.first), "")
-        text = f"{graph}: {worst.output} is {worst.error:.1e} away from eager at {worst.sizes}, allowed are {limit:.0e}"
+        text = f"{graph}: {worst.output} is {worst.error:.1e} away from eager at {worst.sizes}, allowed are {allowed[graph]:.0e}"
         notes = (*([f"the first value that departs: {first}"] if first else []), table(report.rows))
         found.append(Diagnostic(C.EXPORT_DEPARTS, text, notes=notes))
     return found

@@ -32,6 +32,8 @@ class Row:
     cosine: float
     first: str = ""
     """Of a row over the limit: the first value of the graph that departs."""
+    top1: float | None = None
+    """Of logits with quantized weights: how often the largest is the same."""
 
     def json(self) -> dict[str, Any]:
         return asdict(self)
@@ -46,8 +48,8 @@ def opened(path: Path) -> Any:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def verify(found: Captured, path: Path, limit: float) -> list[Row]:
-    """A row for every output and sample; the first that is over the limit says which node departs."""
+def verify(found: Captured, path: Path, limit: float, ranked: bool = False) -> list[Row]:
+    """A row for every output and sample; the first that is over the limit says which node departs. `ranked`: with the choices of logits."""
     with named(found, "open"):
         session = opened(path)
     taken = [i.name for i in session.get_inputs()]
@@ -60,6 +62,8 @@ def verify(found: Captured, path: Path, limit: float) -> list[Row]:
             got = session.run(None, feed)
         for name, ours, theirs in zip(found.run.gives, got, wanted):
             row = Row(found.name, name, sizes, list(theirs.shape), *distance(ours, theirs))
+            if ranked and name == "logits":
+                row.top1 = float((ours.argmax(-1) == theirs.float().numpy().argmax(-1)).mean())
             if row.error > limit and not located:
                 from .depart import first_departing
 
@@ -122,9 +126,15 @@ def table(rows: list[Row]) -> str:
     worst: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         worst.setdefault((row.graph, row.output), []).append(row)
-    lines = [("graph", "output", "samples", "error", "cosine")]
+    lines = [("graph", "output", "samples", "error", "cosine", "top-1" if any(r.top1 is not None for r in rows) else "")]
     for (graph, output), several in worst.items():
         top = max(several, key=lambda r: r.error)
-        lines.append((graph, output, str(len(several)), f"{top.error:.1e}", f"{min(r.cosine for r in several):.7f}"))
-    widths = [max(len(line[i]) for line in lines) for i in range(5)]
+        lines.append((graph, output, str(len(several)), f"{top.error:.1e}", f"{min(r.cosine for r in several):.7f}", agreed(several)))
+    widths = [max(len(line[i]) for line in lines) for i in range(6)]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths)).rstrip() for line in lines)
+
+
+def agreed(rows: list[Row]) -> str:
+    """How often the choices of logits are the same, where that was counted."""
+    found = [r.top1 for r in rows if r.top1 is not None]
+    return f"{sum(found) / len(found):.1%}" if found else ""

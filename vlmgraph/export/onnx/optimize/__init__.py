@@ -10,8 +10,10 @@ import onnx_ir as ir
 
 from .edit import Edit
 from .grouped import grouped
+from .kinds import LIMITS
 from .lengths import Call, shared
 from .norms import norms, skips
+from .quantize import Held, Plan, quantize
 
 if TYPE_CHECKING:
     from ..samples import Run
@@ -49,4 +51,26 @@ def optimized(run: Run, model: ir.Model) -> Optimized:
     return optimize(model, calls, grows)
 
 
-__all__ = ["Optimized", "optimize", "optimized"]
+@dataclass(frozen=True)
+class Changed:
+    """What became of a captured graph before it was written, and the error that its outputs may have."""
+
+    optimized: Optimized | None
+    held: dict[str, Held]
+    limit: float
+
+    @classmethod
+    def of(cls, run: Run, model: ir.Model, optimize: bool, plan: Plan | None, limit: float, own: bool) -> Changed:
+        """Optimized and quantized as asked for. With `own` a graph that holds integers has the limit of their width."""
+        made = optimized(run, model) if optimize else None
+        held = quantize(model, plan) if plan is not None else {}
+        bits = min((plan.kinds[role].bits for role in held), default=0) if plan is not None else 0
+        return cls(made, held, LIMITS[bits] if bits and own else limit)
+
+    def json(self) -> dict[str, Any]:
+        """For the manifest."""
+        said = self.optimized.json() if self.optimized is not None else {}
+        return said | ({"quantized": {role: h.json() for role, h in self.held.items()}, "limit": self.limit} if self.held else {})
+
+
+__all__ = ["Changed", "Optimized", "optimize", "optimized"]

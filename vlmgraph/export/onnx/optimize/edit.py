@@ -21,6 +21,7 @@ class Edit:
         self.model, self.graph = model, model.graph
         self.done: Counter[str] = Counter()
         self.made: dict[Hashable, Any] = {}
+        self.weights = 0
 
     def add(
         self, before: ir.Node, op: str, inputs: Sequence[ir.Value | None], outputs: int = 1, domain: str = "", **attributes: Any
@@ -51,7 +52,8 @@ class Edit:
 
     def weight(self, tensor: Any) -> ir.Value:
         """A tensor of the graph's own, under a new name."""
-        name = f"optimized_{sum(n.startswith('optimized_') for n in self.graph.initializers)}"
+        while (name := f"optimized_{self.weights}") in self.graph.initializers:
+            self.weights += 1
         value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
         tensor.name = name
         self.graph.register_initializer(value)
@@ -60,6 +62,8 @@ class Edit:
     def replace(self, old: ir.Value, new: ir.Value) -> None:
         """`new` takes the place, the name, the shape and the type of `old`, among the outputs of the graph too."""
         new.shape, new.type = old.shape, old.type
+        if (one := old.producer()) is not None and (other := new.producer()) is not None:
+            other.metadata_props.update(one.metadata_props)  # the module it stands in
         name, old.name = old.name, f"{old.name}_before"
         new.name = name
         old.replace_all_uses_with(new, replace_graph_outputs=True)

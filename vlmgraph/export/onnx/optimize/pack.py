@@ -48,6 +48,8 @@ def packed(edit: Edit, before: ir.Node, values: Sequence[ir.Value]) -> ir.Value 
         return None
     out = edit.one(before, "MatMul", found[0].x, edit.weight(beside([p.weight for p in found])))
     out.shape, out.type = shape_of(found), found[0].out.type
+    if (one := found[0].out.producer()) is not None and (node := out.producer()) is not None:
+        node.metadata_props.update(one.metadata_props)  # the module it stands in
     if any(p.bias is not None for p in found):
         out = edit.one(before, "Add", out, edit.weight(ends([(p.bias, p.weight) for p in found])))
         out.shape, out.type = shape_of(found), found[0].out.type
