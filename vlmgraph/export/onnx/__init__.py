@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from ...diagnostics import codes as C
 if TYPE_CHECKING:
     from ...lower.model import CompiledModel
     from .pieces import Decoding, Piece
-    from .samples import Run
+    from .samples import Run, Samples
     from .verify import Row
 
 
@@ -165,22 +165,39 @@ def single(model: Any, processor: Any, name: str, written: Callable[[Run], None]
 
 
 def decoding(model: Any, processor: Any, name: str, prefix: str, written: Callable[[Run], None]) -> Decoding:
-    """A program with a cache: its pieces. The decoder is one graph for prompt and steps, unless media or an encoder fill its cache once."""
-    from .pieces import cut
-    from .samples import Samples, run_decoding, stepping
+    """A program with a cache: its pieces, and others for texts without media where those cannot begin one."""
+    from .samples import Samples
+    from .widen import REFUSALS
 
     samples = Samples(model, processor, name)
-    program = model.programs[name]
+    made = parts(model, samples, prefix, written)
+    try:
+        alone = Samples(model, processor, name, media=False)
+    except REFUSALS:  # no text without media
+        return made
+    if alone.inputs[0].keys() == samples.inputs[0].keys() or made.serves(list(alone.inputs[0])):
+        return made
+    return replace(made, text=parts(model, alone, f"{prefix}text.", written, made.pieces))
+
+
+def parts(model: Any, samples: Samples, prefix: str, written: Callable[[Run], None], there: tuple[Piece, ...] = ()) -> Decoding:
+    """The pieces that samples go through, written unless they are `there` already. The decoder is one graph for prompt and steps, unless
+    media or an encoder fill its cache once."""
+    from .pieces import cut
+    from .samples import run_decoding, stepping
+
+    program = model.programs[samples.name]
     ids = samples.start()
     prompt = program.graph(frozenset(samples.inputs[0]))
     step = program.graph(stepping(model.graph, samples.inputs[0], prompt, ids), True)
-    made = cut(model.graph, prompt, step, prefix)
+    made = cut(model.graph, prompt, step, prefix).sharing(there)
     runs = run_decoding(model, made, samples)
     if any(s.once for r in runs for s in r.slots) and len(made.pieces) < len(made.prompt) + len(made.step):
-        made = cut(model.graph, prompt, step, prefix, merged=False)
+        made = cut(model.graph, prompt, step, prefix, merged=False).sharing(there)
         runs = run_decoding(model, made, samples)
     for run in runs:
-        written(run)
+        if run.piece.name not in {p.name for p in there}:
+            written(run)
     return made
 
 

@@ -75,22 +75,26 @@ def shown(value: Any) -> dict[str, Any]:
 def steps(made: Piece | Decoding, graph: Graph) -> dict[str, Any]:
     """The graphs that a program runs, in order, with the values they read and give.
 
-    Of one that decodes: those of the prompt and of a step; the ids that are `written`; the mask of their padding, which grows with them;
-    masks that say what each token has `seen`, of which a step takes that of the last token. All other values stay, or are carried under
-    their own names.
+    Of one that decodes: those of the prompt and of a step, and of a `text` without media where a step cannot begin it; the ids that are
+    `written`; the mask of their padding, which grows with them; masks that say what each token has `seen`, of which a step takes that of
+    the last token. All other values stay, or are carried under their own names.
     """
     if isinstance(made, Piece):
         return {"graphs": [used(made)], "outputs": {name: value for value, name in made.outputs.items()}}
     ids = next(name for name in WRITTEN if name in graph.inputs)
     reads = {v for p in made.step for v in p.inputs if v in graph.inputs}
     return {
-        "prompt": [used(p) for p in made.prompt],
-        "step": [used(p) for p in made.step],
+        **phases(made),
+        **({"text": phases(made.text)} if made.text else {}),
         "logits": next((v for p in made.step for v, name in p.outputs.items() if name == "logits"), None),
         "written": ids,
         "padding": PADDING[ids] if PADDING[ids] in graph.inputs else None,
         "seen": [name for name in sorted(reads) if graph.inputs[name].kind == "mask" and seen(graph.inputs[name], graph.inputs[ids])],
     }
+
+
+def phases(made: Decoding) -> dict[str, Any]:
+    return {"prompt": [used(p) for p in made.prompt], "step": [used(p) for p in made.step]}
 
 
 def used(piece: Piece) -> dict[str, Any]:

@@ -53,10 +53,32 @@ class Decoding:
 
     prompt: tuple[Piece, ...]
     step: tuple[Piece, ...]
+    text: Decoding | None = None
+    """Of a text without media, where a step does not serve for its prompt."""
 
     @property
     def pieces(self) -> tuple[Piece, ...]:
         return (*self.prompt, *(p for p in self.step if p.name not in {q.name for q in self.prompt}))
+
+    def serves(self, given: Sequence[str]) -> bool:
+        """Whether a step can begin, with these values and no past."""
+        there = set(given)
+        for piece in self.step:
+            if not set(piece.inputs) <= there:
+                return False
+            there |= set(piece.outputs)
+        return True
+
+    def sharing(self, others: Sequence[Piece]) -> Decoding:
+        """With pieces of `others` in the place of those that compute the same."""
+        known = {p.key: p for p in others}
+        return Decoding(*(tuple(taking(p, known.get(p.key, p)) for p in part) for part in (self.prompt, self.step)))
+
+
+def taking(piece: Piece, other: Piece) -> Piece:
+    """The piece by the file of another, and by the names in it."""
+    names = [dict(zip(mine, theirs.values())) for mine, theirs in ((piece.inputs, other.inputs), (piece.outputs, other.outputs))]
+    return replace(piece, name=other.name, inputs=names[0], outputs=names[1])
 
 
 def whole(program: ProgramGraph) -> Piece:

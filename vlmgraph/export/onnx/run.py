@@ -79,7 +79,8 @@ class Exported:
         stop = [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id or ())
         done = np.zeros(len(ids), dtype=bool)
         cache: Values = {}
-        steps = made["prompt"] if self.fed(made["prompt"], values) else made["step"]  # a text without media needs none of what sees them
+        phases = made if self.fed(made["prompt"], values) else made.get("text", {"prompt": made["step"], "step": made["step"]})
+        steps = phases["prompt"]  # a text without media needs none of what sees them
         for count in range(max_new_tokens):
             for step in steps:
                 self.through(step, values, cache, max_new_tokens - count - 1)
@@ -97,7 +98,7 @@ class Exported:
             for name in made["seen"]:
                 if name in values:
                     values[name] = as_array(values[name])[:, -1:]
-            steps = made["step"]
+            steps = phases["step"]
         return ids
 
     def program(self, name: str) -> dict[str, Any]:

@@ -38,10 +38,11 @@ Values = dict[str, Tensor]
 
 
 class Samples:
-    """Of one program: its inputs in every amount that it takes. Pictures are one a sample where it does not take several."""
+    """Of one program: its inputs in every amount that it takes. Pictures are one a sample where it does not take several; without `media`
+    there are none."""
 
-    def __init__(self, model: CompiledModel, processor: Processor, name: str) -> None:
-        self.model, self.name = model, name
+    def __init__(self, model: CompiledModel, processor: Processor, name: str, media: bool = True) -> None:
+        self.model, self.name, self.media = model, name, media
         self.inputs: list[Values] = []
         self.rows: Values = {}
         for amount in AMOUNTS:
@@ -63,7 +64,7 @@ class Samples:
     def made(self, processor: Processor, amount: Amount) -> Values:
         """A prompt: of words alone where steps are fed what a procedure chose, which is left out, as are the ids that stand for it."""
         source, chosen = self.model.programs[self.name].source, fed(self.model.graph, self.name)
-        made = example_inputs(source, processor, self.name, media=not chosen, amount=amount)
+        made = example_inputs(source, processor, self.name, media=self.media and not chosen, amount=amount)
         given = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in made.items()}
         for value, token in chosen.items():
             self.rows[value] = given.pop(value)
