@@ -9,17 +9,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...diagnostics import Diagnostic, DiagnosticError
 from ...diagnostics import codes as C
 
+if TYPE_CHECKING:
+    from .bound import Bound, Values
+
 MANIFEST = "manifest.json"
 Arrays = dict[str, np.ndarray]
-Values = dict[str, Any]
-"""Arrays, or values in onnxruntime's memory."""
 
 
 def is_exported(folder: str | Path) -> bool:
@@ -36,7 +37,6 @@ class Exported:
         self.folder, self.threads = Path(folder), threads
         self.manifest: dict[str, Any] = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
         self.sessions: dict[str, Any] = {}
-        self.taken: dict[str, dict[str, str]] = {}
 
     def run(self, program: str, **inputs: np.ndarray) -> Arrays:
         """The outputs of a program without a cache, by their names."""
@@ -45,7 +45,7 @@ class Exported:
             raise DiagnosticError(Diagnostic(C.MISSING_INPUT, f"{program!r} decodes: call `generate`"))
         values: Values = dict(inputs)
         for step in made["graphs"]:
-            self.through(step, values, {})
+            self.bound(step)(values, {})
         return {name: as_array(values[value]) for name, value in made["outputs"].items()}
 
     def generate(
@@ -78,17 +78,22 @@ class Exported:
         ids = values[written]
         stop = [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id or ())
         done = np.zeros(len(ids), dtype=bool)
+        tokens: list[np.ndarray] = []
         cache: Values = {}
+        bound: dict[int, Bound] = {}
         phases = made if self.fed(made["prompt"], values) else made.get("text", {"prompt": made["step"], "step": made["step"]})
         steps = phases["prompt"]  # a text without media needs none of what sees them
         for count in range(max_new_tokens):
             for step in steps:
-                self.through(step, values, cache, max_new_tokens - count - 1)
+                if id(step) not in bound:
+                    bound[id(step)] = self.bound(step)
+                bound[id(step)](values, cache, max_new_tokens - count - 1)
             token = np.where(done, pad_token_id, choose(as_array(values[made["logits"]])[:, -1].astype(np.float32, copy=False)))
-            ids = np.concatenate([ids, token[:, None]], axis=1)
+            tokens.append(token[:, None])
             if streamer:
                 streamer(token)
-            done |= np.isin(token, stop)
+            if stop:
+                done |= np.isin(token, stop)
             if done.all() or count + 1 == max_new_tokens:
                 break
             values[written] = token[:, None].astype(ids.dtype)
@@ -99,7 +104,12 @@ class Exported:
                 if name in values:
                     values[name] = as_array(values[name])[:, -1:]
             steps = phases["step"]
-        return ids
+        return np.concatenate([ids, *tokens], axis=1)
+
+    def bound(self, step: Mapping[str, Any]) -> Bound:
+        from .bound import Bound
+
+        return Bound(self.session(step["graph"]), self.manifest["graphs"][step["graph"]], step)
 
     def program(self, name: str) -> dict[str, Any]:
         programs: dict[str, Any] = self.manifest["programs"]
@@ -123,56 +133,6 @@ class Exported:
             there |= set(step["gives"].values())
         return True
 
-    def through(self, step: Mapping[str, Any], values: Values, cache: Values, room: int = 0) -> None:
-        """One graph: `values` and `cache` learn what it gives. Buffers of keys and values have `room` for that many more tokens."""
-        graph = self.manifest["graphs"][step["graph"]]
-        session = self.session(step["graph"])
-        taken = self.taken[step["graph"]]
-        call = session.io_binding()
-        feed: Values = {}
-        for name, value in step["reads"].items():
-            if value not in values:
-                text = f"{step['graph']} reads {value!r}, which is not given"
-                raise DiagnosticError(
-                    Diagnostic(C.MISSING_INPUT, text, fix="give the inputs that the folder was exported with, an image among them")
-                )
-            if name in taken:
-                feed[name] = typed(values[value], taken[name])
-        slots = graph.get("cache", ())
-        past = slots if graph.get("takes_past") else ()
-        counts = graph.get("shared")
-        for slot in past:
-            if slot["past"] not in cache:
-                cache[slot["past"]] = self.nothing(graph, slot["past"], feed)
-            if counts and slot["grows"]:
-                cache[slot["past"]] = roomy(cache[slot["past"]], shape_of(feed[counts])[1], room)
-            feed[slot["past"]] = cache[slot["past"]]
-        for name, value in feed.items():
-            if isinstance(value, np.ndarray):
-                call.bind_cpu_input(name, value)
-            else:
-                call.bind_ortvalue_input(name, value)
-        for name in step["gives"]:
-            call.bind_output(name)
-        for slot in slots:
-            if past and counts and slot["grows"]:
-                call.bind_ortvalue_output(slot["present"], cache[slot["past"]])
-            else:
-                call.bind_output(slot["present"])
-        session.run_with_iobinding(call)
-        made = call.get_outputs()
-        values |= dict(zip(step["gives"].values(), made))
-        cache |= {slot["past"]: value for slot, value in zip(slots, made[len(step["gives"]) :])}
-
-    def nothing(self, graph: Mapping[str, Any], name: str, feed: Values) -> np.ndarray:
-        """A cache of no token, with as many rows as what else enters."""
-        dims: dict[str, list[Any]] = {i["name"]: i["dims"] for i in graph["inputs"]}
-        batch = dims[name][0]
-        rows = next(shape_of(value)[dims[other].index(batch)] for other, value in feed.items() if batch in dims[other])
-        kind = next(i["dtype"] for i in graph["inputs"] if i["name"] == name)
-        shape = [d if isinstance(d, int) else rows if axis == 0 else 0 for axis, d in enumerate(dims[name])]
-        return np.zeros(shape, dtype={"float": np.float32, "float16": np.float16}[kind])
-
     def session(self, name: str) -> Any:
         if name not in self.sessions:
             import onnxruntime
@@ -182,46 +142,10 @@ class Exported:
             options.intra_op_num_threads = self.threads
             path = self.folder / self.manifest["graphs"][name]["file"]
             self.sessions[name] = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-            self.taken[name] = {i.name: i.type for i in self.sessions[name].get_inputs()}
         return self.sessions[name]
 
 
-def roomy(held: Any, total: int, room: int) -> Any:
-    """Keys or values [B, heads, past, d] in a buffer that holds `total` tokens and `room` more: the one they are in, where it does."""
-    from onnxruntime import OrtValue
-
-    if not isinstance(held, np.ndarray) and held.shape()[2] >= total:
-        return held
-    there = as_array(held)
-    batch, heads, past, width = there.shape
-    buffer = np.zeros((batch, heads, total + room, width), dtype=there.dtype)
-    buffer[:, :, :past] = there
-    return OrtValue.ortvalue_from_numpy(buffer)
-
-
 def as_array(value: Any) -> np.ndarray:
+    """Of a value in onnxruntime's memory, or an array as it is."""
     found: np.ndarray = value if isinstance(value, np.ndarray) else value.numpy()
     return found
-
-
-def shape_of(value: Any) -> Sequence[int]:
-    found: Sequence[int] = value.shape if isinstance(value, np.ndarray) else value.shape()
-    return found
-
-
-def typed(value: Any, kind: str) -> Any:
-    """A value as an input of this type takes it."""
-    if not isinstance(value, np.ndarray):
-        if value.data_type() == kind:
-            return value
-        value = value.numpy()
-    return np.ascontiguousarray(value, dtype=KINDS.get(kind, value.dtype))
-
-
-KINDS = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32,
-    "tensor(bool)": np.bool_,
-}

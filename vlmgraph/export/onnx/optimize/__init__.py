@@ -41,6 +41,7 @@ def optimize(model: ir.Model, calls: Sequence[Call] = (), grows: Sequence[tuple[
     for rewrite in REWRITES:
         rewrite(edit)
     counts = shared(edit, calls, grows)
+    edit.merge()
     return Optimized({name: count for name, count in edit.done.items() if count}, counts)
 
 

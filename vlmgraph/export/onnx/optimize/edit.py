@@ -68,6 +68,13 @@ class Edit:
         new.name = name
         old.replace_all_uses_with(new, replace_graph_outputs=True)
 
+    def merge(self) -> None:
+        """Compute equal things once."""
+        from onnx_ir.passes.common import CommonSubexpressionEliminationPass
+
+        CommonSubexpressionEliminationPass()(self.model)
+        self.clean()
+
     def clean(self) -> None:
         """Drop what nothing reads any more."""
         from onnx_ir.passes.common import RemoveUnusedNodesPass

@@ -9,7 +9,7 @@ from typing import Any
 import onnx_ir as ir
 
 from .blocks import Blocks, quantized
-from .edit import MICROSOFT, Edit, by, dim, is_weight, number
+from .edit import MICROSOFT, Edit, by, dim, is_weight, number, operands, shapes, user
 
 ACCURACY = 4
 """Inputs of products may be 8-bit integers inside, as onnxruntime-genai asks for."""
@@ -92,12 +92,22 @@ def product(edit: Edit, node: ir.Node, kind: Kind) -> tuple[Blocks, int] | None:
     tensor: Any = weight.const_value
     made = quantized(tensor.numpy().T, kind.bits, kind.block)
     data, scales = edit.weight(ir.tensor(made.data)), edit.weight(ir.tensor(made.scales))
+    last, bias = shifted(node, rows)
     out = edit.one(
-        node, "MatMulNBits", x, data, scales, domain=MICROSOFT,
+        last, "MatMulNBits", x, data, scales, *([None, None, bias] if bias is not None else []), domain=MICROSOFT,
         K=width, N=rows, bits=kind.bits, block_size=kind.block, accuracy_level=ACCURACY,
     )  # fmt: skip
-    edit.replace(node.outputs[0], out)
+    edit.replace(last.outputs[0], out)
     return made, tensor.nbytes
+
+
+def shifted(node: ir.Node, rows: int) -> tuple[ir.Node, ir.Value | None]:
+    """The sum behind a product and its bias [N], or the product and None."""
+    total = user(node.outputs[0], "Add")
+    for product, bias in operands(total) if total is not None else ():
+        if total is not None and product is node.outputs[0] and is_weight(bias) and shapes(bias) == [rows]:
+            return total, bias
+    return node, None
 
 
 def lookup(edit: Edit, node: ir.Node, kind: Kind) -> tuple[Blocks, int] | None:

@@ -89,6 +89,19 @@ def doubled(value: ir.Value | None, op: str) -> ir.Node | None:
     return node if twice else None
 
 
+def once(edit: Edit, before: ir.Node, value: ir.Value | None) -> ir.Value:
+    """Cosines or sines of the angles that a value has twice: [B or 1, N, width] → [B or 1, N, width / 2]."""
+    node = by(value, "Cos", "Sin", "Mul", "Cast")
+    assert node is not None
+    if node.op_type == "Mul":
+        return edit.one(before, "Mul", once(edit, before, node.inputs[0]), node.inputs[1])
+    if node.op_type == "Cast":
+        return edit.one(before, "Cast", once(edit, before, node.inputs[0]), to=attribute(node, "to"))
+    angles = by(node.inputs[0], "Concat")
+    assert angles is not None
+    return edit.one(before, node.op_type, angles.inputs[0])
+
+
 def rows(edit: Edit, before: ir.Node, found: Rotated, batch: ir.Value, new: ir.Value, total: ir.Value) -> tuple[ir.Value, ...]:
     """cos and sin [R, width / 2] and the row of every new token [B, N]; R is at least `total`, as the operators ask for.
 
@@ -98,11 +111,10 @@ def rows(edit: Edit, before: ir.Node, found: Rotated, batch: ir.Value, new: ir.V
     if key in edit.made:
         return tuple(edit.made[key])
     half = found.width // 2
+    pads = edit.one(before, "Concat", edit.integers(0, 0), total, edit.integers(0), axis=0)
     tables = []
     for value in (found.cos, found.sin):
-        part = edit.one(before, "Slice", value, edit.integers(0), edit.integers(half), edit.integers(-1))
-        flat = edit.one(before, "Reshape", part, edit.integers(-1, half))
-        pads = edit.one(before, "Concat", edit.integers(0, 0), total, edit.integers(0), axis=0)
+        flat = edit.one(before, "Reshape", once(edit, before, value), edit.integers(-1, half))
         tables.append(edit.one(before, "Pad", flat, pads))
     if dim(found.cos, 0) == 1:
         count = edit.one(before, "Range", edit.scalar(0), edit.one(before, "Squeeze", new), edit.scalar(1))
