@@ -74,6 +74,7 @@ class FractionalPositions(nn.Module):
     def __init__(self, side: int, width: int, std: float = 0.02) -> None:
         super().__init__()
         self.side, self.std = side, std
+        self.bounds = torch.arange(1 / side, 1.0, 1 / side, device="cpu").tolist()  # as rounded: how many there are depends on it
         self.weight = nn.Parameter(torch.empty(side * side, width))
         self.reset_parameters()
 
@@ -97,7 +98,7 @@ class FractionalPositions(nn.Module):
         Fractions are compared in single precision, as weights were trained with: by whole numbers a few patches would land elsewhere.
         """
         fraction = torch.arange(count, dtype=torch.float32, device=real.device) * (1.0 / real.clamp(min=1))[:, None]
-        bounds = torch.arange(1 / self.side, 1.0, 1 / self.side, device=real.device)
+        bounds = torch.tensor(self.bounds, dtype=torch.float32, device=real.device)
         return torch.bucketize(fraction.clamp(max=1.0 - 1e-6), bounds, right=True)
 
 
