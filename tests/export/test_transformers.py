@@ -121,10 +121,10 @@ def seen(model, node) -> bool:
     return trained is not None and any(kind in ("image", "video", "patches") for kind in kinds)
 
 
-def loaded(folders: list[Path], home: Path) -> list[list[str]]:
+def loaded(folders: list[Path], home: Path, script: str = "loaded.py") -> list[list[str]]:
     """The differences found for every folder, in one process that cannot import vlmgraph."""
     env = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-I", str(HERE / "loaded.py"), *map(str, folders)]
+    command = [sys.executable, "-I", str(HERE / script), *map(str, folders)]
     run = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     assert run.returncode == 0, run.stderr[-3000:]
     return [json.loads(line.removeprefix("RESULT ")) for line in run.stdout.splitlines() if line.startswith("RESULT ")]
@@ -195,7 +195,7 @@ def test_roles_name_modules(name: str, folders) -> None:
     roles = json.loads((folders[name][0] / "config.json").read_text())["roles"]
     assert roles["encoder"] and (name == "clip" or roles["decoder"])
     for path in (path for paths in roles.values() for path in paths):
-        part = model.get_submodule(path.removeprefix("model."))
+        part = model.get_submodule("head" if path == "lm_head" else path.removeprefix("model."))
         assert next(part.parameters(), None) is not None
     for path in roles["encoder"]:
         assert any(isinstance(m, torch.nn.Linear) for m in model.get_submodule(path.removeprefix("model.")).modules())

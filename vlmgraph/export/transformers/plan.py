@@ -11,11 +11,16 @@ from typing import TYPE_CHECKING, Any
 from ...ir.graph import CALL, Graph
 from ...ir.types import INTEGER_KINDS, Type
 from ...lower.program import identifier
+from .engine import FEATURES
 
 if TYPE_CHECKING:
     from ...codegen.generate import Generator
+    from ...codegen.programs import ProgramMethod
     from ...lower.model import CompiledModel
+    from .engine import Engine
 
+HEAD = "lm_head"
+"""Where the head stands when it is beside the model."""
 GENERATES = "logits"
 """The output that a program which writes text gives."""
 
@@ -68,6 +73,11 @@ class Plan:
 
     decoder_ids: bool = False
     stateful: bool = False
+    attends: list[str] = field(default_factory=list)
+    """Classes that attend by transformers' interface."""
+    engine: Engine | None = None
+    """What engines ask, where the model gives it."""
+    features: ProgramMethod | None = None
 
     @property
     def grows(self) -> bool:
@@ -80,6 +90,16 @@ class Plan:
             return name
         prompt = {"input_ids": "prompt_input_ids", "attention_mask": "prompt_attention_mask", self.written: "input_ids"}
         return prompt.get(name, name)
+
+    @property
+    def pictured(self) -> list[str]:
+        """Inputs of what becomes of pictures."""
+        return [] if self.features is None else [*self.features.required, *self.features.optional]
+
+    @property
+    def base_class(self) -> str:
+        """Of an engine: the model up to its head."""
+        return f"{self.prefix}Model"
 
     @property
     def model_module(self) -> str:
@@ -104,9 +124,11 @@ def writing_program(graph: Graph) -> str | None:
     return name if name in graph.programs and GENERATES in [o.partition(".")[0] for o in graph.outputs] else None
 
 
-def plan(model: CompiledModel, generator: Generator, text: str, program: str, writes: bool) -> Plan:
-    """`generator` has made the module, `text` is its source."""
-    graph = model.graph
+def plan(
+    model: CompiledModel, generator: Generator, text: str, program: str, writes: bool, attends: list[str], engine: Engine | None = None
+) -> Plan:
+    """`generator` has made the module, `text` is its source; `attends` are classes of it that attend by transformers' interface."""
+    graph = model.graph if engine is None else engine.graph
     name = identifier(graph.name).lower()
     prefix = "".join(part.capitalize() for part in re.split(r"[^A-Za-z0-9]+", graph.name) if part)
     prefix = prefix if not prefix[0].isdigit() else f"Model{prefix}"
@@ -140,7 +162,7 @@ def plan(model: CompiledModel, generator: Generator, text: str, program: str, wr
         caches=caches,
         inputs=inputs,
         floating=[k for k, t in types.items() if t.kind not in INTEGER_KINDS and t.kind != "mask"],
-        outputs=list(dict.fromkeys(identifier(k) for k in keys)),
+        outputs=[GENERATES] if engine is not None else list(dict.fromkeys(identifier(k) for k in keys)),
         output_keys={identifier(k): k for k in keys},
         written=written,
         main_input="input_ids" if writes else next(iter(types)),
@@ -153,12 +175,15 @@ def plan(model: CompiledModel, generator: Generator, text: str, program: str, wr
         call=[*(f"{identifier(k)}={k}" for k in types), *rest],
         step_call=[*(f"{identifier(k)}={k}" for k in own), *handed, *rest],
         start=int(graph.tokens.get("<decoder_start>", 0)),
-        ties=ties(model),
+        ties=ties(model, engine),
         blocks=blocks(text),
         embeddings=embeddings(model, written),
-        head=head(model),
-        facts=facts(graph, caches),
+        head=head(model) if engine is None else HEAD,
+        facts=facts(graph, caches) | ({} if engine is None else {"vocab_size": engine.shape[1]}),
         decoder_ids=decoder_ids,
+        attends=attends,
+        engine=engine,
+        features=generator.methods.get(FEATURES),
     )
 
 
@@ -171,13 +196,21 @@ def stacks(graph: Graph, program: str) -> list[Cache]:
     return made
 
 
-def ties(model: CompiledModel) -> dict[str, str]:
+def outside(path: str, engine: Engine | None) -> str:
+    """The name of a parameter or module in the folder: below `model`, or of the head that stands beside it."""
+    component = "" if engine is None else engine.head
+    if component and (path == component or path.startswith(f"{component}.")):
+        return HEAD + path.removeprefix(component)
+    return f"model.{path}"
+
+
+def ties(model: CompiledModel, engine: Engine | None) -> dict[str, str]:
     """Names of parameters that are another one, as transformers ties them: name → the name that is saved."""
     first: dict[int, str] = {}
     found: dict[str, str] = {}
     for path, parameter in model.named_parameters(remove_duplicate=False):
         if id(parameter) in first:
-            found[f"model.{path}"] = f"model.{first[id(parameter)]}"
+            found[outside(path, engine)] = outside(first[id(parameter)], engine)
         first.setdefault(id(parameter), path)
     return found
 
@@ -219,22 +252,23 @@ def facts(graph: Graph, caches: list[Cache]) -> dict[str, Any]:
     known: dict[str, Any] = {"num_hidden_layers": 0, "hidden_size": 0, "num_attention_heads": 1}  # transformers reads them of every model
     if caches:
         config: Any = graph.components[caches[0].component]
+        heads = getattr(config, "heads", None)
         found = {
-            "vocab_size": getattr(config, "vocab", None), "hidden_size": getattr(config, "width", None),
-            "num_attention_heads": getattr(config, "heads", None), "num_key_value_heads": getattr(config, "kv_heads", None),
-            "num_hidden_layers": sum(c.layers for c in caches),
+            "vocab_size": getattr(config, "vocab", None), "hidden_size": getattr(config, "width", None), "num_attention_heads": heads,
+            "num_key_value_heads": getattr(config, "kv_heads", None) or heads, "head_dim": getattr(config, "head", None),
+            "num_hidden_layers": sum(c.layers for c in caches), "max_position_embeddings": getattr(config, "max_positions", None),
         }  # fmt: skip
         known |= {k: v for k, v in found.items() if isinstance(v, int)}
     return known
 
 
-def roles(graph: Graph) -> dict[str, list[str]]:
+def roles(graph: Graph, engine: Engine | None) -> dict[str, list[str]]:
     """Names of modules by the role of their component: what adapters, freezing and quantisation ask for."""
     found: dict[str, list[str]] = {}
     for name, config in graph.components.items():
         role = type(config).role
         if role and role not in ("op", "loss") and config.total():
-            found.setdefault(role, []).append(f"model.{name}")
+            found.setdefault(role, []).append(HEAD if engine is not None and engine.head.startswith(f"{name}.") else f"model.{name}")
     return found
 
 

@@ -14,7 +14,10 @@ from ...ir.graph import Graph
 from ...weights.load import LOCK, state_tensors
 from ...weights.lock import lock_text
 from ...weights.safetensors_io import SHARD_BYTES, save_weights, write_text
-from .plan import Plan, plan, roles, to_json, writing_program
+from .attention import through_interface
+from .engine import STATES, Engine, Unmet, attends_by_interface, engine
+from .engine import generator as served_generator
+from .plan import Plan, outside, plan, roles, to_json, writing_program
 from .processing import SETTINGS, Processing, processing
 
 if TYPE_CHECKING:
@@ -45,11 +48,13 @@ def export(model: CompiledModel, folder: Path, max_shard_bytes: int = SHARD_BYTE
     program = writes or model.main
     declared = model.graph.programs[program]
     try:
-        generator = Generator(model, program if declared.cache or declared.carry else None)
-        text = render(generator.module())
+        served, _ = asked(model, writes)
+        cached = program if declared.cache or declared.carry else None
+        generator = Generator(model, cached) if served is None else served_generator(model, served)
+        text, attends = through_interface(render(generator.module()))
     except PROBLEMS as error:
         raise diagnosed(error, model) from error
-    made = plan(model, generator, text, program, writes is not None)
+    made = plan(model, generator, text, program if served is None else STATES, writes is not None, attends, served)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / LOCK, lock_text(model.spec, model.graph))
     write_text(folder / made.source, text)
@@ -64,6 +69,20 @@ def export(model: CompiledModel, folder: Path, max_shard_bytes: int = SHARD_BYTE
         write_text(folder / "generation_config.json", to_json(generation(model.graph, processor)))
     told = [f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}", *notes]
     return "\n".join(told)
+
+
+def asked(model: CompiledModel, program: str | None) -> tuple[Engine | None, str]:
+    """What engines ask of a model, or why it does not give that."""
+    from ...codegen.generate import render
+
+    try:
+        found = engine(model, program)
+        source = through_interface(render(served_generator(model, found).module()))
+        if not attends_by_interface(*source):
+            return None, "the stack's attention is not that of the interface"
+        return found, ""
+    except Unmet as unmet:
+        return None, str(unmet)
 
 
 def read_processor(model: CompiledModel) -> tuple[Processor | None, list[str]]:
@@ -117,7 +136,7 @@ def rendered(template: str, made: Plan | Processing) -> str:
 
 def weights(model: CompiledModel, made: Plan) -> dict[str, Any]:
     """Each tensor once: of tied ones the first name."""
-    tensors = {f"model.{k}": v for k, v in state_tensors(model)}
+    tensors = {outside(k, made.engine): v for k, v in state_tensors(model)}
     return {k: v for k, v in tensors.items() if k not in made.ties}
 
 
@@ -131,15 +150,19 @@ def auto_classes(made: Plan) -> list[str]:
 def configuration(model: CompiledModel, made: Plan) -> dict[str, Any]:
     auto = {"AutoConfig": f"{made.configuration_module}.{made.config_class}"}
     auto |= dict.fromkeys(auto_classes(made), f"{made.modeling_module}.{made.model_class}")
+    if made.engine is not None:
+        auto["AutoModel"] = f"{made.modeling_module}.{made.base_class}"
+    dtype = str(model.dtype).removeprefix("torch.")
+    nested = {"text_config": {"model_type": f"{made.model_type}_text", "dtype": dtype, **made.facts}}
     return {
         "architectures": [made.model_class],
         "model_type": made.model_type,
         "auto_map": auto,
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": dtype,
         "is_encoder_decoder": False,
         "tie_word_embeddings": bool(made.ties),
-        "roles": roles(model.graph),
-        **made.facts,
+        "roles": roles(model.graph, made.engine),
+        **(made.facts if made.engine is None else nested),
     }
 
 
