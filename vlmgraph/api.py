@@ -13,6 +13,7 @@ from .passes.base import Pipeline, parse_pipeline
 from .spec import Spec, read_spec
 
 if TYPE_CHECKING:
+    from .lower.fast.lowbit import Choice
     from .lower.model import CompiledModel
 
 PIPELINE = "carry,infer,objectives,programs,expect"
@@ -69,11 +70,13 @@ def compile(
     dtype: Any = "float32",
     mode: str = "eager",
     seed: int | None = 0,
+    quantize: Choice | None = None,
 ) -> CompiledModel:
     """Build a model: on `device` with each component's own initialisation, or on `"meta"` without storage.
 
     `mode="compile"` is for inference: each kind of repeated block goes through torch.compile once, maps of one input are one product, and
-    `model.compiled_regions` counts compilations. Raises DiagnosticError when the spec has errors.
+    `model.compiled_regions` counts compilations. `quantize="int8"` or `"int4"` makes the language model's weights low-bit, `["int8",
+    "encoder=int8"]` those of other roles too (`CompiledModel.quantize`). Raises DiagnosticError when the spec has errors.
     """
     import torch
 
@@ -86,14 +89,23 @@ def compile(
     if seed is not None and device != "meta":
         torch.manual_seed(seed)
     kind = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-    return CompiledModel(spec, graph, device, kind, mode)
+    model = CompiledModel(spec, graph, device, kind, mode)
+    if quantize:
+        model.quantize(quantize)
+    return model
 
 
-def load(path: str | Path, device: str = "cpu", dtype: Any = None, mode: str = "eager") -> CompiledModel:
-    """Open a spec (fresh weights), a compiled folder, or a published checkpoint folder (config.json + safetensors)."""
+def load(path: str | Path, device: str = "cpu", dtype: Any = None, mode: str = "eager", quantize: Choice | None = None) -> CompiledModel:
+    """Open a spec (fresh weights), a compiled folder, or a published checkpoint folder (config.json + safetensors).
+
+    `quantize` as in `compile`, of the weights as they were loaded.
+    """
     from .weights.load import load_model
 
-    return load_model(path, device, dtype, mode)
+    model = load_model(path, device, dtype, mode)
+    if quantize:
+        model.quantize(quantize)
+    return model
 
 
 def export(model: CompiledModel, target: str, folder: str | Path, **options: Any) -> Any:

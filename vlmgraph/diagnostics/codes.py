@@ -84,6 +84,7 @@ STAGE_ORDER = "VG0510"
 STAGE_INIT = "VG0511"
 PROCEDURE_PROGRAM = "VG0512"
 UNKNOWN_PROCEDURE = "VG0513"
+CANNOT_TRAIN = "VG0514"
 # VG06 checkpoints
 NO_CHECKPOINT = "VG0601"
 BAD_CONFIG = "VG0602"
@@ -211,6 +212,7 @@ TITLES = {
     STAGE_INIT: "a stage's copy of weights that does not fit",
     PROCEDURE_PROGRAM: "a procedure runs no program",
     UNKNOWN_PROCEDURE: "unknown procedure type",
+    CANNOT_TRAIN: "a quantised model is asked to train",
     NO_CHECKPOINT: "a folder that is no checkpoint",
     BAD_CONFIG: "a configuration that cannot be read",
     UNKNOWN_MODEL_TYPE: "a model type without import rules",

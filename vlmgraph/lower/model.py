@@ -25,6 +25,7 @@ from .sample_image import draw, pixels
 
 if TYPE_CHECKING:
     from .fast import Regions
+    from .fast.lowbit import Choice, Quantization
 
 
 class CompiledProgram:
@@ -124,6 +125,8 @@ class CompiledModel(nn.Module):
         elif dtype != torch.float32:
             self.to(dtype)
         self.programs = Programs(self)
+        self.quantization: Quantization | None = None
+        """What of it is low-bit, by role, with the errors of the weights."""
         self.eval()
         self.compiled_regions: Regions | None = None
         """With `mode="compile"`: what was compiled, how often and for how long, `compiled_regions.report()`."""
@@ -152,8 +155,37 @@ class CompiledModel(nn.Module):
     def settle(self) -> None:
         """With `mode="compile"`: join weights that are read together, where they were loaded or moved since."""
         from .fast import settle
+        from .fast.lowbit import native
 
+        if self.device.type == "cpu":
+            native.load()
         settle(self)
+
+    def quantize(self, choice: Choice) -> Quantization:
+        """Make linear maps low-bit, in place: `"int8"`, `"int4"`, or by role `["int4", "head=int8"]`. What is left trains no more.
+
+        Raises DiagnosticError for a choice that cannot be meant, and where something is quantised already.
+        """
+        from .fast.lowbit import native, quantize
+
+        if self.quantization is not None:
+            raise DiagnosticError(Diagnostic(C.BAD_OPTION, f"{self.graph.name} is quantised already", fix="load it anew"))
+        self.quantization = quantize(self, choice)
+        if self.device.type == "cpu":
+            native.load()
+        if self.compiled_regions is not None:
+            from .fast import Regions
+
+            self.compiled_regions = Regions(self)
+        return self.quantization
+
+    def train(self, mode: bool = True) -> CompiledModel:
+        """Raises DiagnosticError where weights are low-bit: they cannot be learned."""
+        if mode and getattr(self, "quantization", None) is not None:
+            text = f"{self.graph.name} is quantised, and codes of a few bits cannot be trained"
+            raise DiagnosticError(Diagnostic(C.CANNOT_TRAIN, text, fix="train it without quantize, and quantise what was trained"))
+        super().train(mode)
+        return self
 
     def objective_graph(self, name: str) -> Graph:
         """The graph with an objective's own nodes and rebound ports, typed anew."""

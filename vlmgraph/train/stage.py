@@ -23,6 +23,8 @@ def begin(model: CompiledModel, name: str) -> list[str]:
     Raises DiagnosticError for an unknown stage and for copies that do not fit.
     """
     stage = find_stage(model, name)
+    if model.quantization is not None:
+        model.train()  # which is refused
     for target, copied in model.graph.copies.items():
         copy(model, target, copied.of)
     for target, source in stage.init.items():

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ..lower.model import CompiledModel
 
 LOCK, CONFIG = "spec.lock.toml", "config.json"
+QUANTIZED = "quantization.json"
+"""Of a compiled folder that holds codes: which roles have which type."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,12 @@ def _compiled(folder: Path, device: str, dtype: torch.dtype | None, mode: str) -
     if not ((folder / SINGLE).is_file() or (folder / INDEX).is_file()):
         return compile(folder / LOCK, device, dtype or torch.float32, mode)
     tensors = open_weights(folder)
-    model = compile(folder / LOCK, device="meta", dtype=dtype or prevailing(tensors), mode=mode)
+    if (folder / QUANTIZED).is_file():
+        from ..lower.fast.lowbit.saved import restored
+
+        model = restored(folder / QUANTIZED, folder / LOCK, dtype, mode)
+    else:
+        model = compile(folder / LOCK, device="meta", dtype=dtype or prevailing(tensors), mode=mode)
     fill(model, tensors, IDENTITY, device, dtype)
     return model
 
@@ -111,9 +118,10 @@ def fill(model: nn.Module, tensors: Mapping[str, LazyTensor], layout: Layout, de
         buffer = model.get_buffer(name)
         state[name] = buffer.to(dtype or prevailing(tensors)) if buffer.is_floating_point() else buffer
     made: dict[int, Tensor] = {}
+    scales = {id(m.scale) for m in model.modules() if m.__dict__.get("keeps_types")}
     for name, old in names.items():
         if id(old) not in made:
-            value = state[name].to(device, dtype if state[name].is_floating_point() else None)
+            value = state[name].to(device, dtype if state[name].is_floating_point() and id(old) not in scales else None)
             made[id(old)] = nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value
         owner, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(owner), leaf, made[id(old)])

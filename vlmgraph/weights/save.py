@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..diagnostics import Diagnostic, DiagnosticError
 from ..diagnostics import codes as C
-from .load import CONFIG, IDENTITY, LOCK, Origin, state_tensors
+from .load import CONFIG, IDENTITY, LOCK, QUANTIZED, Origin, state_tensors
 from .safetensors_io import SHARD_BYTES, save_weights, write_text
 
 if TYPE_CHECKING:
@@ -25,8 +25,12 @@ COMPANIONS = (
 def save_model(model: CompiledModel, folder: Path, format: str = "vlmgraph", max_shard_bytes: int = SHARD_BYTES) -> Path:
     """Write `format` "vlmgraph" (spec, graph, source, report, weights) or "transformers" (config.json and safetensors).
 
+    Of a quantised model the first holds codes and scales, with quantization.json beside them and without source; the second is refused.
     The second needs a model that was loaded from that format. Each file gets its name when it is complete. Raises DiagnosticError.
     """
+    if format == "transformers" and model.quantization is not None:
+        text = f"{model.graph.name} is quantised, and a checkpoint of transformers holds the weights that it was made of"
+        raise DiagnosticError(Diagnostic(C.CANNOT_SAVE, text, fix='save it with format="vlmgraph", or load it without quantize'))
     if format == "transformers":
         return _transformers(model, folder, max_shard_bytes)
     if format == "vlmgraph":
@@ -72,10 +76,18 @@ def _compiled(model: CompiledModel, folder: Path, max_shard_bytes: int) -> Path:
     write_text(folder / "report.json", json.dumps(measured.json(), indent=2) + "\n")
     summary = str(model.spec.data.get("model", {}).get("summary", ""))
     write_text(folder / "report.html", page(model.graph, measured, summary))
+    if model.quantization is None:
+        (folder / QUANTIZED).unlink(missing_ok=True)
+    else:
+        made = model.quantization.json(str(model.dtype).removeprefix("torch."))
+        write_text(folder / QUANTIZED, json.dumps(made, indent=1) + "\n")
     if model.device.type != "meta":
         save_weights(IDENTITY.save(dict(state_tensors(model))), folder, max_shard_bytes)
     if isinstance(origin := getattr(model, "origin", None), Origin):
         _companions(origin, folder)  # the processor reads them there too
+    if model.quantization is not None:  # source is of the spec's own modules
+        (folder / "model.py").unlink(missing_ok=True)
+        return folder
     # last: where a part has no source that stands alone, everything else is written before that is said
     write_text(folder / "model.py", codegen.source(model))
     return folder

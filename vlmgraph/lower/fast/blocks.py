@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from .lowbit.modules import Packed
 from .traced import Given, Made, TracedCache, leave
 
 HOLDERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
@@ -33,7 +34,7 @@ def regions(
 
 
 def products(module: nn.Module) -> int:
-    return sum(p.dim() > 1 for p in module.parameters())
+    return sum(p.dim() > 1 for p in module.parameters()) + sum(isinstance(part, Packed) for part in module.modules())
 
 
 def signature(module: nn.Module) -> tuple[Any, ...]:

@@ -18,34 +18,47 @@ from ...nn.attention import Attention, ModalityExpertAttention, Projections
 from ...nn.mlp import Experts, GatedMLP
 from ...nn.stack import Stack
 from .layout import Layout, layout_hook, routed
+from .lowbit.modules import LowBitLinear, Packed, RowLinear, linear
+from .lowbit.ops import product
 
 PARTS: dict[type[nn.Module], tuple[str, ...]] = {Projections: ("q", "k", "v"), Attention: ("q", "k", "v"), GatedMLP: ("gate", "up")}
 """Maps of one input, by the module that has them."""
 
 
 class Joined(nn.Module):
-    """What has maps of one input: `whole` holds their weights one behind the other, `whole_bias` their biases."""
+    """What has maps of one input: `whole` holds their weights one behind the other (of low-bit ones the codes, `whole_scale` their
+    scales), `whole_bias` their biases."""
 
     whole: Tensor | None
+    whole_scale: Tensor | None
     whole_bias: Tensor | None
     sizes: tuple[int, ...]
 
-    def maps(self) -> list[nn.Linear]:
+    def maps(self) -> list[Any]:
         names = next(names for kind, names in PARTS.items() if kind in type(self).__mro__)
         return [getattr(self, name) for name in names]
 
     def join(self) -> None:
         maps = self.maps()
         self.sizes = tuple(m.out_features for m in maps)
-        self.whole, self.whole_bias = (joined([getattr(m, name) for m in maps]) for name in ("weight", "bias"))
+        self.whole, self.whole_bias = joined([matrix(m) for m in maps]), joined([m.bias for m in maps])
+        self.whole_scale = joined([m.scale for m in maps]) if isinstance(maps[0], LowBitLinear) else None
 
     def current(self) -> bool:
         """Whether the parameters still are the rows of what was joined: they are not after they moved or were replaced."""
-        return self.whole is not None and holds(self.whole, [m.weight for m in self.maps()])
+        return self.whole is not None and holds(self.whole, [matrix(m) for m in self.maps()])
 
     def product(self, x: Tensor) -> tuple[Tensor, ...]:
         assert self.whole is not None
-        return F.linear(x, self.whole, self.whole_bias).split(self.sizes, dim=-1)
+        scale, bias = self.whole_scale, self.whole_bias
+        y = linear(x, self.whole, bias) if scale is None else product(x, self.whole, scale, bias)
+        return y.split(self.sizes, dim=-1)
+
+
+def matrix(module: Any) -> Tensor:
+    """What a map reads of its weights: the codes of a low-bit one."""
+    found: Tensor = module.codes if isinstance(module, Packed) else module.weight
+    return found
 
 
 def joined(parts: Sequence[Tensor | None]) -> Tensor | None:
@@ -139,6 +152,7 @@ KINDS: dict[type[nn.Module], type[nn.Module]] = {
     Projections: JoinedProjections,
     GatedMLP: JoinedGatedMLP,
     Experts: JoinedExperts,
+    nn.Linear: RowLinear,
 }
 
 
@@ -151,7 +165,7 @@ def fuse(root: nn.Module) -> int:
             continue
         module.__class__ = kind
         if isinstance(module, Joined):
-            module.whole = module.whole_bias = None
+            module.whole = module.whole_scale = module.whole_bias = None
         count += 1
     for module in root.modules():
         if isinstance(module, Stack) and any(isinstance(part, (JoinedExperts, JoinedExpertAttention)) for part in module.modules()):
@@ -177,10 +191,12 @@ def settle(root: nn.Module) -> None:
     stale = [module for module in fused(root) if not module.current()]
     if not stale:
         return
-    places = Counter(id(p) for _, p in root.named_parameters(remove_duplicate=False))
+    named = (*root.named_parameters(remove_duplicate=False), *root.named_buffers(remove_duplicate=False))
+    places = Counter(id(p) for _, p in named)
     for module in stale:
         maps = module.maps()
-        module.whole = module.whole_bias = None
-        apart = len({m.bias is None for m in maps}) > 1 or any(places[id(p)] > 1 for m in maps for p in m.parameters())
-        if not apart and not any(m.weight.is_meta for m in maps):
+        module.whole = module.whole_scale = module.whole_bias = None
+        apart = len({(m.bias is None, matrix(m).dtype) for m in maps}) > 1
+        apart = apart or any(places[id(p)] > 1 for m in maps for p in (*m.parameters(), *m.buffers()))
+        if not apart and not any(matrix(m).is_meta for m in maps):
             module.join()
