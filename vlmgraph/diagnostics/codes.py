@@ -130,6 +130,7 @@ BAD_OPTION = "VG0727"
 UNKNOWN_TARGET = "VG0801"
 CANNOT_EXPORT = "VG0803"
 EXPORT_DEPARTS = "VG0804"
+NO_DEVICE = "VG0805"
 CANNOT_WRITE_SOURCE = "VG0802"
 # VG09 the command line
 OUTPUT = "VG0901"
@@ -255,6 +256,7 @@ TITLES = {
     UNKNOWN_TARGET: "unknown export target",
     CANNOT_EXPORT: "a part that a target cannot take",
     EXPORT_DEPARTS: "an exported graph that does not compute what eager does",
+    NO_DEVICE: "a device that is not there",
     CANNOT_WRITE_SOURCE: "a part without source that stands alone",
     OUTPUT: "an output folder that cannot be written",
     NO_WEIGHTS: "a model without weights",

@@ -12,6 +12,7 @@ from ..components.base import Component
 from ..diagnostics import Diagnostic, DiagnosticError, Label
 from ..diagnostics import codes as C
 from ..ir.graph import Graph
+from .device import usable
 
 
 class Unfilled(TorchFunctionMode):
@@ -125,7 +126,9 @@ def remainder(wanted: list[str], segments: list[str]) -> list[str] | None:
 
 
 def allocate(root: nn.Module, device: str | torch.device, dtype: torch.dtype) -> None:
-    """Storage on `device` and the initial values of every component's paper; buffers are rebuilt too."""
+    """Storage on `device` and the initial values of every component's paper; buffers are rebuilt too. Raises DiagnosticError where the
+    device is not there."""
+    usable(device)
     ties = tied(root)
     root.to_empty(device=device)
     restore(root, ties)

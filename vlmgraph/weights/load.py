@@ -43,8 +43,10 @@ def load_model(path: str | Path, device: str = "cpu", dtype: Any = None, mode: s
     Raises DiagnosticError for anything that is none of these and for every tensor that is not accounted for.
     """
     from ..api import compile
+    from ..lower.device import usable
     from ..lower.generate import folder_options
 
+    usable(device)
     folder = Path(path)
     kind = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     if not folder.is_dir():

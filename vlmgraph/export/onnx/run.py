@@ -30,11 +30,13 @@ def is_exported(folder: str | Path) -> bool:
 class Exported:
     """The graphs of a folder, each opened when it is first run.
 
-    `threads` is onnxruntime's intra_op_num_threads, 0 for one on each core.
+    `threads` is onnxruntime's intra_op_num_threads, 0 for one on each core. On `cuda` values still stand in the machine's own memory
+    between the graphs. Raises DiagnosticError, when a graph is opened too, where it would run on another device than this one.
     """
 
-    def __init__(self, folder: str | Path, threads: int = 0) -> None:
-        self.folder, self.threads = Path(folder), threads
+    def __init__(self, folder: str | Path, threads: int = 0, device: str = "cpu") -> None:
+        self.folder, self.threads, self.device = Path(folder), threads, device
+        self.providers = providers(device)
         self.manifest: dict[str, Any] = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
         self.sessions: dict[str, Any] = {}
 
@@ -141,8 +143,31 @@ class Exported:
             options.log_severity_level = 3
             options.intra_op_num_threads = self.threads
             path = self.folder / self.manifest["graphs"][name]["file"]
-            self.sessions[name] = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            made = onnxruntime.InferenceSession(str(path), options, providers=self.providers)
+            if made.get_providers()[:1] != self.providers[:1]:  # it goes on without a word
+                raise absent(self.device, f"onnxruntime made {name} for {', '.join(made.get_providers())} in its place")
+            self.sessions[name] = made
         return self.sessions[name]
+
+
+PROVIDERS = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
+
+
+def providers(device: str) -> list[str]:
+    """What onnxruntime is asked for. Raises DiagnosticError for a device that this onnxruntime was not built for."""
+    if device not in PROVIDERS:
+        raise absent(device, f"graphs run on {' or '.join(PROVIDERS)}")
+    if device != "cpu":
+        import onnxruntime
+
+        if PROVIDERS[device][0] not in (has := onnxruntime.get_available_providers()):
+            raise absent(device, f"this onnxruntime has {', '.join(has)}")
+    return PROVIDERS[device]
+
+
+def absent(device: str, why: str) -> DiagnosticError:
+    fix = "--device cpu, or onnxruntime-gpu beside a driver and the CUDA libraries of its version"
+    return DiagnosticError(Diagnostic(C.NO_DEVICE, f"the device {device!r} cannot be used: {why}", fix=fix))
 
 
 def as_array(value: Any) -> np.ndarray:
