@@ -92,6 +92,12 @@ class Plan:
         return prompt.get(name, name)
 
     @property
+    def inner_ties(self) -> dict[str, str]:
+        """Those within the model up to its head."""
+        both = {k: v for k, v in self.ties.items() if k.startswith("model.") and v.startswith("model.")}
+        return {k.removeprefix("model."): v.removeprefix("model.") for k, v in both.items()}
+
+    @property
     def pictured(self) -> list[str]:
         """Inputs of what becomes of pictures."""
         return [] if self.features is None else [*self.features.required, *self.features.optional]
