@@ -47,6 +47,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="PNG", help="draw a picture of the prompt into this file")
     parser.add_argument("--device", default="cpu", help="default: %(default)s")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="default: the folder's own, float32 for a spec")
+    parser.add_argument(
+        "--quantize", metavar="[ROLE=]TYPE", action="append", default=[],
+        help="int8 or int4 for the weights of the language model, or of a role; repeat for more",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_const", const="json", dest="format", help="print the result, or what is wrong, as JSON")
 
 
@@ -66,6 +70,8 @@ def run(args: argparse.Namespace) -> int:
     if is_exported(args.model):
         from .run_exported import run as run_exported
 
+        if args.quantize:
+            raise UsageError(f"{args.model} is an exported folder: --quantize is given to `vlmgraph export`")
         return run_exported(args)
     with progress(f"loading {args.model}"):
         model, folder = opened(args)
@@ -73,6 +79,8 @@ def run(args: argparse.Namespace) -> int:
 
         processor = model_processor(model.spec, model.graph, folder)
     noted(processor.notes)
+    if args.quantize:
+        print(model.quantization, file=sys.stderr)
     if args.output is not None:
         results = [drawn(model, processor, args)]
     elif "logits" in model.programs[model.main].graph().outputs:
@@ -80,7 +88,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         results = compared(model, processor, args)
     if args.format == "json":
-        print(json.dumps({"model": model.graph.name, "seed": args.seed, "results": results}, indent=2, ensure_ascii=False))
+        low = {"quantization": model.quantization.json()} if model.quantization is not None else {}
+        print(json.dumps({"model": model.graph.name, "seed": args.seed, **low, "results": results}, indent=2, ensure_ascii=False))
     return 0
 
 
@@ -107,11 +116,11 @@ def opened(args: argparse.Namespace) -> tuple[CompiledModel, Path | None]:
         import torch
 
         torch.manual_seed(args.seed)
-        return api.load(path, device=args.device, dtype=args.dtype), path
+        return api.load(path, device=args.device, dtype=args.dtype, quantize=args.quantize), path
     spec = read(args, args.model)
     weightless(api.elaborate(spec), args, f"{args.model} is a spec and holds no weights")
     usable(args.device)
-    return api.compile(spec, device=args.device, dtype=args.dtype or "float32", seed=args.seed), None
+    return api.compile(spec, device=args.device, dtype=args.dtype or "float32", seed=args.seed, quantize=args.quantize), None
 
 
 def weightless(graph: Graph, args: argparse.Namespace, reason: str) -> None:
