@@ -109,8 +109,15 @@ def load(path: str | Path, device: str = "cpu", dtype: Any = None, mode: str = "
 
 
 def export(model: CompiledModel, target: str, folder: str | Path, **options: Any) -> Any:
-    """Write a model for a target found under entry-point group `vlmgraph.targets`. Raises DiagnosticError for an unknown one."""
-    return find_target(target)(model, Path(folder), **options)
+    """Write a model for a target found under entry-point group `vlmgraph.targets`. Raises DiagnosticError for an unknown one, and for
+    a quantised model."""
+    write = find_target(target)
+    if model.quantization is not None:
+        from .diagnostics import codes as C
+
+        text = f"{model.graph.name} is quantised for torch, whose codes {target} does not take"
+        raise DiagnosticError(Diagnostic(C.CANNOT_EXPORT, text, fix="export it without quantize; a target has its own options for that"))
+    return write(model, Path(folder), **options)
 
 
 def find_target(name: str) -> Callable[..., Any]:
