@@ -147,9 +147,11 @@ def test_the_list() -> None:
     assert known["operators"]["CumSum"] == ["float32", "float16", "bfloat16"]
 
 
-def graph_with(op: str, dtype: ir.DataType = ir.DataType.FLOAT, domain: str = "", inputs: int = 1, opset: int = 20) -> ir.Model:
+def graph_with(
+    op: str, dtype: ir.DataType = ir.DataType.FLOAT, domain: str = "", inputs: int = 1, opset: int = 20, **attributes: Any
+) -> ir.Model:
     values = [ir.Value(name=f"x{i}", type=ir.TensorType(dtype), shape=ir.Shape([2, 3])) for i in range(inputs)]
-    node = ir.node(op, values, domain=domain)
+    node = ir.node(op, values, attributes=attributes, domain=domain)
     node.outputs[0].name, node.outputs[0].dtype = "y", dtype
     return ir.Model(ir.Graph(values, node.outputs, nodes=[node], opset_imports={"": opset}), ir_version=10)
 
@@ -164,6 +166,16 @@ def graph_with(op: str, dtype: ir.DataType = ir.DataType.FLOAT, domain: str = ""
         (graph_with("Sin", ir.DataType.INT64), "not for int64"),
         (graph_with("CumSum", inputs=2), "input 1 is computed, where the builder needs a constant"),
         (graph_with("Abs", opset=21), "opset 21 is not within 9 to 20"),
+        (graph_with("Resize", mode="cubic"), "mode cubic"),
+        (
+            graph_with("Resize", mode="linear", coordinate_transformation_mode="half_pixel_symmetric"),
+            "coordinate_transformation_mode half_pixel_symmetric",
+        ),
+        (graph_with("Resize", mode="linear", antialias=1), "antialias 1"),
+        (graph_with("Resize", mode="linear", coordinate_transformation_mode="half_pixel"), None),
+        (graph_with("MaxPool", dilations=[1, 2]), "dilations beside 1"),
+        (graph_with("GridSample"), "input of rank 2"),
+        (graph_with("ScatterND", reduction="add"), "reduction add"),
     ],
 )
 def test_what_is_not_covered(model: ir.Model, said: str | None) -> None:

@@ -14,6 +14,7 @@ from ...ir.types import INTEGER_KINDS, Type
 from ..onnx.flat import Slot, held, slots_of
 from ..onnx.pieces import Decoding, Piece, cut, whole, written
 from ..onnx.samples import lowered, stepping
+from .limits import OPT
 from .sizes import Sizes
 
 if TYPE_CHECKING:
@@ -68,6 +69,26 @@ def graphs_of(model: CompiledModel, name: str, sizes: Sizes, prefix: str = "") -
         planned(model, p, name, tuple(w for w, n in zip(("prompt", "step"), names) if p.name in n), slots if p.past else (), length)
         for p in {p.name: p for p in (*made.prompt, *made.step)}.values()  # one that runs in both is named by the values of the step
     ]
+
+
+def drawn(model: CompiledModel, name: str, sizes: Sizes) -> frozenset[str]:
+    """Inputs that a program draws where they are left out: in its graph they are inputs. None where it cannot run without storage."""
+    import torch
+
+    from ..onnx.drawn import Draws, as_inputs
+
+    program = model.programs[name]
+    types = program.graph(sizes.present).inputs
+    left_out = {k: t for k, t in program.graph().inputs.items() if k not in types}
+    if not left_out:
+        return frozenset()
+    try:
+        shapes = {k: [sizes.value(d, OPT) for d in t.dims] for k, t in types.items()}
+        with torch.no_grad(), Draws() as draws:
+            program.run({k: torch.zeros(shapes[k], dtype=kind(model, t), device="meta") for k, t in types.items()})
+    except Exception:  # it looks at values: then they are not drawn either, or the export says so
+        return frozenset()
+    return frozenset(as_inputs(draws.made, left_out))
 
 
 def text_symbol(types: Mapping[str, Type]) -> str:

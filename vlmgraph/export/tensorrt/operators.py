@@ -84,8 +84,41 @@ def faults(node: ir.Node) -> Iterator[str]:
             yield f"input {index} is computed, where the builder needs a constant"
     if node.op_type in FIRST_OUTPUT_ONLY and sum(bool(o.uses()) or o.is_graph_output() for o in node.outputs) > 1:
         yield "more than its first output is read"
+    yield from (f"{name} {text}" for name, text in restricted(node))
+
+
+RESIZES = {
+    "coordinate_transformation_mode": ("half_pixel", "pytorch_half_pixel", "tf_half_pixel_for_nn", "asymmetric", "align_corners"),
+    "mode": ("nearest", "linear"), "nearest_mode": ("floor", "ceil", "round_prefer_floor", "round_prefer_ceil"),
+    "keep_aspect_ratio_policy": ("stretch",),
+}  # fmt: skip
+MOST_CHOSEN = 3839
+
+
+def restricted(node: ir.Node) -> Iterator[tuple[str, str]]:
+    """What the list takes of an operator only in some forms: an attribute or input, and the form in which it stands here."""
     if node.op_type == "ScatterND" and text_attribute(node, "reduction") not in ("", "none"):
-        yield "with a reduction"
+        yield "reduction", text_attribute(node, "reduction")
+    if node.op_type == "Resize":
+        yield from ((name, found) for name, known in RESIZES.items() if (found := text_attribute(node, name)) and found not in known)
+        if number_attribute(node, "antialias", 0):
+            yield "antialias", "1"
+    if node.op_type == "TopK":
+        if not number_attribute(node, "sorted", 1):
+            yield "sorted", "0"
+        count = node.inputs[1].const_value if node.inputs[1] is not None else None
+        if count is not None and int(count.numpy().max()) > MOST_CHOSEN:
+            yield "K", f"over {MOST_CHOSEN}"
+    first = node.inputs[0] if node.inputs else None
+    shape = None if first is None else first.shape
+    if node.op_type == "EyeLike" and (shape is None or not shape.is_static()):
+        yield "input", "of open dims"
+    if node.op_type == "GridSample" and shape is not None and len(shape) != 4:
+        yield "input", f"of rank {len(shape)}"
+    if node.op_type in ("AveragePool", "MaxPool", "LpPool"):
+        dilations = node.attributes.get("dilations")
+        if dilations is not None and any(d != 1 for d in dilations.as_ints()):
+            yield "dilations", "beside 1"
 
 
 def constant(value: ir.Value) -> bool:
@@ -105,6 +138,11 @@ def data_type(node: ir.Node) -> str | None:
 
 
 NAMES = {"FLOAT": "float32", "DOUBLE": "float64"}
+
+
+def number_attribute(node: ir.Node, name: str, default: int) -> int:
+    found = node.attributes.get(name)
+    return default if found is None else found.as_int()
 
 
 def text_attribute(node: ir.Node, name: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...diagnostics import Diagnostic, DiagnosticError
 from ...diagnostics import codes as C
 from .commands import provider_options, trtexec
-from .graphs import Planned, graphs_of
+from .graphs import Planned, drawn, graphs_of
 from .limits import Limits
 from .profiles import Profile, profiles_of
 from .sizes import sizes_of
@@ -114,6 +114,7 @@ def make_plan(model: CompiledModel, limits: Limits, options: Options, programs: 
             raise DiagnosticError(Diagnostic(C.BAD_OPTION, text, fix=f"programs: {', '.join(twin.graph.programs)}"))
         try:
             sizes = sizes_of(twin.programs[name].source, twin.graph, tables, processor, name, limits)
+            sizes.present |= drawn(twin, name, sizes)
             found = graphs_of(twin, name, sizes, f"{name}." if decoders else "")
             made |= {g.name: (typed(g, options), tuple(profiles_of(g, sizes))) for g in found}
         except DiagnosticError as error:
