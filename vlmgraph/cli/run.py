@@ -276,12 +276,8 @@ def compared(model: CompiledModel, processor: Processor, args: argparse.Namespac
     return results
 
 
-def drawn(model: CompiledModel, processor: Processor, args: argparse.Namespace) -> dict[str, Any]:
-    """A picture of the prompt, in the file -o."""
-    import torch
-
-    from ..lower.sample_image import draw, pixels
-
+def picture_file(args: argparse.Namespace) -> Path:
+    """The file that -o names. Raises UsageError for what no picture is drawn of or into."""
     if len(args.prompt) > 1:
         raise UsageError("-o takes one --prompt: one picture is drawn")
     if args.image or args.video:
@@ -289,6 +285,16 @@ def drawn(model: CompiledModel, processor: Processor, args: argparse.Namespace) 
     target = Path(args.output)
     if target.suffix.lower() != ".png":
         raise UsageError(f"-o {args.output}: the picture is a PNG, so call it {target.stem or 'picture'}.png")
+    return target
+
+
+def drawn(model: CompiledModel, processor: Processor, args: argparse.Namespace) -> dict[str, Any]:
+    """A picture of the prompt, in the file -o."""
+    import torch
+
+    from ..lower.sample_image import draw, pixels
+
+    target = picture_file(args)
     if not processor.entries.outputs:
         from ..diagnostics import codes as C
 
@@ -298,6 +304,10 @@ def drawn(model: CompiledModel, processor: Processor, args: argparse.Namespace) 
     with progress("drawing"):
         procedure, codes = draw(model, **inputs, **drawing(args), generator=generator)
         picture = processor.pictures(pixels(model, procedure, codes).float().cpu().numpy())[0]
+    return saved(picture, target, codes[0].tolist(), args)
+
+
+def saved(picture: Any, target: Path, codes: list[int], args: argparse.Namespace) -> dict[str, Any]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         picture.save(target)
@@ -305,4 +315,4 @@ def drawn(model: CompiledModel, processor: Processor, args: argparse.Namespace) 
         raise unwritable(args.output, error) from error
     if args.format != "json":
         print(f"{args.output}: {picture.width} x {picture.height}", file=sys.stderr)
-    return {"prompt": args.prompt[0], "picture": str(target), "width": picture.width, "height": picture.height, "codes": codes[0].tolist()}
+    return {"prompt": args.prompt[0], "picture": str(target), "width": picture.width, "height": picture.height, "codes": codes}

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..diagnostics import Diagnostic, DiagnosticError
-from .common import UsageError
+from .common import UsageError, progress
 from .folder import MARK
-from .run import Stream, media, noted, printable, room
+from .run import Stream, media, noted, picture_file, printable, room, saved
 from .writing import refuse_searches
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 def run(args: argparse.Namespace) -> int:
     """Answers, or scores, of the folder `args.model`."""
     from .. import api
-    from ..diagnostics import codes as C
     from ..export.onnx.run import Exported
     from ..processor.model import model_processor
 
@@ -32,14 +31,14 @@ def run(args: argparse.Namespace) -> int:
     if args.size or args.variant or args.overrides:
         raise UsageError(f"{folder} is an exported folder: --size, --variant and --set are for specs")
     refuse_searches(args, f"{folder} is an exported folder")
-    if args.output is not None:
-        raise DiagnosticError(Diagnostic(C.NO_GENERATE, f"{folder} draws no pictures", fix="leave -o out, or run the compiled folder"))
     spec = api.read_spec(folder / MARK)
     graph = api.elaborate(spec)
     processor = model_processor(spec, graph, folder)
     noted(processor.notes)
     exported = Exported(folder)
-    if any("prompt" in p for p in exported.manifest["programs"].values()):
+    if args.output is not None:
+        results = [drawn(exported, graph, processor, args)]
+    elif any("prompt" in p for p in exported.manifest["programs"].values()):
         results = [answered(exported, graph, processor, prompt, args) for prompt in args.prompt]
     else:
         results = compared(exported, processor, args)
@@ -61,14 +60,33 @@ def answered(exported: Exported, graph: Graph, processor: Processor, prompt: str
     return {"prompt": prompt, "answer": stream.text, "ids": ids[0, before:].tolist(), "prompt_tokens": int(inputs["input_ids"].shape[1])}
 
 
-def chooser(args: argparse.Namespace) -> Any:
+def drawn(exported: Exported, graph: Graph, processor: Processor, args: argparse.Namespace) -> dict[str, Any]:
+    """A picture of the prompt, in the file -o. Numbers are drawn by numpy: a seed gives another picture than in torch."""
+    from ..components.inference import SampleImage
+    from ..diagnostics import codes as C
+    from ..export.onnx.draw import draw, pixels
+
+    target = picture_file(args)
+    procedure = next((p for p in graph.procedures.values() if isinstance(p, SampleImage)), None)
+    count = None if procedure is None else graph.types()[graph.resolve(procedure.codes)].dims[-1].constant
+    if procedure is None or count is None or not processor.entries.outputs:
+        raise DiagnosticError(Diagnostic(C.NO_GENERATE, f"{graph.name} draws no pictures", fix="leave -o out"))
+    inputs = processor(processor.prompt("generate_image", prompt=args.prompt[0]))
+    choose = chooser(args, procedure.sample if args.sample is None else args.sample, procedure.temperature)
+    with progress("drawing"):
+        codes = draw(exported, procedure, count, inputs["input_ids"], inputs.get("attention_mask"), choose=choose)
+        picture = processor.pictures(pixels(exported, procedure, codes))[0]
+    return saved(picture, target, codes[0].tolist(), args)
+
+
+def chooser(args: argparse.Namespace, sample: bool | None = None, temperature: float = 1.0) -> Any:
     """The most likely token, or one drawn after temperature, top-k and nucleus filtering."""
-    if not args.sample:
+    if not (args.sample if sample is None else sample):
         return lambda logits: logits.argmax(-1)
     random = np.random.default_rng(args.seed)
 
     def draw(logits: np.ndarray) -> np.ndarray:
-        scores = logits.astype(np.float64) / (1.0 if args.temperature is None else max(args.temperature, 1e-6))
+        scores = logits.astype(np.float64) / max(temperature if args.temperature is None else args.temperature, 1e-6)
         order = np.argsort(-scores, axis=-1)
         ranked = np.take_along_axis(scores, order, -1)
         shares = np.exp(ranked - ranked[:, :1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...ir.graph import Graph
@@ -53,9 +55,16 @@ def described(found: Captured, rows: list[Row]) -> dict[str, Any]:
         "outputs": outputs,
         **({"cache": slots, "takes_past": run.piece.past, "logits": "last position"} if run.piece.cache else {}),
         "sizes": (sizes := sizes_of(rows)),
-        "fewer": {dim: run.fewer[dim] for dim, taken in sizes.items() if dim in run.fewer and len({*taken} - {0, 1}) < ENOUGH},
+        "fewer": {dim: why for dim, taken in sizes.items() if len({*taken} - {0, 1}) < ENOUGH and (why := reason(dim, run.fewer))},
         "errors": [r.json() for r in rows],
     }
+
+
+def reason(dim: str, fewer: Mapping[str, str]) -> str:
+    """Why a dim has less than three sizes: its own reason, or that of the dims which it follows from."""
+    if dim in fewer:
+        return fewer[dim]
+    return "; ".join(f"it follows from {name}: {why}" for name, why in fewer.items() if re.search(rf"\b{re.escape(name)}\b", dim))
 
 
 def sizes_of(rows: list[Row]) -> dict[str, list[int]]:
@@ -87,6 +96,7 @@ def steps(made: Piece | Decoding, graph: Graph) -> dict[str, Any]:
         **phases(made),
         **({"text": phases(made.text)} if made.text else {}),
         "logits": next((v for p in made.step for v, name in p.outputs.items() if name == "logits"), None),
+        "outputs": {name: value for value, name in made.step[-1].outputs.items()},
         "written": ids,
         "padding": PADDING[ids] if PADDING[ids] in graph.inputs else None,
         "seen": [name for name in sorted(reads) if graph.inputs[name].kind == "mask" and seen(graph.inputs[name], graph.inputs[ids])],
