@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.backends.registry import lookup_backend
 
+import vlmgraph
 from tests.levels.models import tiny
 from tests.lower.fast.test_regional import given, quick
 from vlmgraph.lower.example import Amount
@@ -117,3 +118,41 @@ def test_a_step_of_decoding_goes_past_the_guards(cache: str, monkeypatch: pytest
     calls = through_torch(monkeypatch)
     written = model.generate(**inputs, max_new_tokens=6, cache_implementation=cache)
     assert not calls and torch.equal(written, eager.generate(**inputs, max_new_tokens=6))
+
+
+@pytest.mark.parametrize("cache", ["static", pytest.param("dynamic", marks=pytest.mark.slow)])
+def test_what_is_compiled_wrongly_is_not_used(cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiler that gives a tenth too much: keys and values that it wrote are put right as well."""
+
+    def wrong(module, inputs):  # type: ignore[no-untyped-def]
+        run = lookup_backend("eager")(module, inputs)
+        return lambda *flat: [v * 1.1 if isinstance(v, Tensor) and v.is_floating_point() else v for v in run(*flat)]
+
+    monkeypatch.setattr(regional, "lookup_backend", lambda _: wrong)
+    eager = tiny("llava-1.5")[0]
+    model = vlmgraph.compile(eager.spec, mode="compile")
+    model.load_state_dict(eager.state_dict())
+    inputs = given("llava-1.5", Amount(3, 1))
+    written = model.generate(**inputs, max_new_tokens=4, cache_implementation=cache)
+    assert torch.equal(written, eager.generate(**inputs, max_new_tokens=4, cache_implementation=cache))
+    assert model.compiled_regions is not None
+    assert all("is off by" in row["eager"] for row in model.compiled_regions.report() if row["compilations"])
+
+
+class Map(nn.Module):
+    """Cuts windows out of a map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x).unflatten(3, (-1, 2)).mean(4))
+
+
+def test_a_map_is_compiled_for_its_size_and_any_number_of_pictures() -> None:
+    model, plain, kind = compiled(Map)
+    for shape in ((2, 3, 8, 8), (5, 3, 8, 8), (3, 3, 6, 4), (4, 3, 6, 4)):
+        x = torch.randn(shape)
+        assert torch.equal(model[1](x), plain[1](x))
+    assert kind.compilations == 2 and kind.recompilations == 0

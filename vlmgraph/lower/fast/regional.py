@@ -22,6 +22,7 @@ from ...nn.moe import MixtureOfExperts
 from .blocks import region, regions, signature
 from .bound import Bound, Unbound, bind, compilation, shape_key
 from .traced import Given, enter, full, update
+from .trial import apart, difference, restore
 
 EAGER: dict[type[nn.Module], str] = {
     MixtureOfExperts: "which tokens an expert gets is a value",
@@ -75,7 +76,7 @@ class Kind:
         plain = len(set(tensors)) == len(tensors) and not (torch.is_grad_enabled() or torch.is_inference_mode_enabled() or autocast())
         if plain and (bound := self.exact.get(key)) is not None:
             return bound, key, ()
-        form = (plain, torch.is_grad_enabled(), autocast(), block.training, *kwargs, *forms(every))
+        form = (plain, torch.is_grad_enabled(), autocast(), block.training, *kwargs, *forms(every, first_map(every)))
         for bound in self.bound.get(form, ()) if plain else ():
             if bound.fits(block, args, kwargs):
                 self.remember(key, bound)
@@ -88,22 +89,31 @@ class Kind:
         self.exact[key] = bound
 
     def compile(self, compiled: Callable[..., Any], form: Key, block: nn.Module, args: Any, kwargs: Any) -> Any:
-        """The call through torch, which compiles where it has to."""
+        """The call through torch, which compiles where it has to; what it then gives is held against the block as it is. Raises Wrong."""
+        if (x := first_map((*args, *kwargs.values()))) is not None:
+            torch._dynamo.mark_static(x, list(range(1, x.dim())))
         self.expected, before = form not in self.forms, self.compilations
         self.forms.add(form)
         self.latest = None
+        own = apart(args), apart(kwargs)
         start = time.perf_counter()
         # sizes that are equal by chance in the first call may differ in the next
         with CONFIG.patch(recompile_limit=LIMIT, specialize_float=True), SHAPES.patch(use_duck_shape=False):
             result = compiled(block, args, kwargs)
-        if self.compilations > before:
-            self.seconds += time.perf_counter() - start
+        if self.compilations == before:
+            return result
+        self.seconds += time.perf_counter() - start
+        if not torch.is_grad_enabled() and not block.training:
+            wanted = region(block, *own)
+            if wrong := difference(result, wanted):
+                restore((args, kwargs), own)
+                raise Wrong(f"what torch compiled is not what the block computes: {wrong}", wanted)
         return result
 
     def leave(self, form: Key, reason: str) -> None:
         """Let a form run eagerly; all of them where none was ever compiled."""
         self.left[form] = reason
-        if not self.compilations or not self.bound:
+        if not self.compilations:
             self.reason = reason
 
     def bind(self, form: Key, key: Key, result: Any, new: int, code: Any) -> None:
@@ -118,6 +128,10 @@ class Kind:
             return
         self.bound.setdefault(form, []).append(bound)
         self.remember(key, bound)
+
+
+class Wrong(Exception):
+    """What is wrong with a compilation, and what its block gives."""
 
 
 class Regions:
@@ -160,7 +174,7 @@ class Regions:
                 "compilations": kind.compilations,
                 "recompilations": kind.recompilations,
                 "seconds": round(kind.seconds, 3),
-                **({"eager": kind.reason} if kind.reason else {}),
+                **({"eager": kind.reason or next(iter(kind.left.values()))} if kind.left else {}),
             }
             for kind in self.kinds.values()
         ]
@@ -216,7 +230,11 @@ def caller(kind: Kind) -> Callable[..., Any]:
             except TorchDynamoException as error:
                 kind.leave(form, str(error).strip().partition("\n")[0])
                 return type(self).forward(self, *args, **kwargs)
-            kind.bind(form, key, (out, made), new, code)
+            except Wrong as error:
+                kind.leave(form, str(error.args[0]))
+                out, made = error.args[1]
+            else:
+                kind.bind(form, key, (out, made), new, code)
         for (cache, before), after in zip(caches, made, strict=True):
             update(cache, before, after)
         return out
@@ -229,7 +247,9 @@ def autocast() -> bool:
 
 
 def entered(argument: Any, caches: list[tuple[LayerCache, Given]]) -> Any:
-    """An argument as a region takes it; caches go to `caches`."""
+    """An argument as a region takes it; caches go to `caches`. Where no gradients are wanted a parameter is a tensor as others are."""
+    if isinstance(argument, Tensor) and argument.requires_grad and not torch.is_grad_enabled():
+        return argument.detach()
     if not isinstance(argument, LayerCache):
         return argument
     caches.append((argument, given := enter(argument)))
@@ -241,16 +261,20 @@ def stays_out(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     return any(isinstance(a, list) or (isinstance(a, Tensor) and a.is_meta) for a in (*args, *kwargs.values()))
 
 
-def forms(values: tuple[Any, ...]) -> Iterator[Any]:
-    """What decides which compilation serves a call: of a tensor its dtype and rank and which dims are 0 or 1, of all else what it is."""
+def first_map(values: tuple[Any, ...]) -> Tensor | None:
+    """What a block runs over, where that is a map [B, ..., H, W]: its sizes are those of the model, and windows that are cut out of open
+    sizes compile slowly."""
+    return values[0] if values and isinstance(values[0], Tensor) and values[0].dim() > 3 else None
+
+
+def forms(values: tuple[Any, ...], x: Tensor | None = None) -> Iterator[Any]:
+    """What decides which compilation serves a call: of a tensor its dtype and rank and which dims are 0 or 1, of all else what it is; of a
+    map `x` all sizes but the first."""
+    grad = torch.is_grad_enabled()
     for value in values:
         if isinstance(value, Tensor):
-            yield (
-                value.dtype,
-                value.device.type,
-                value.requires_grad and torch.is_grad_enabled(),
-                *[size if size < 2 else 2 for size in value.shape],
-            )
+            sizes = [size if size < 2 else 2 for size in value.shape]
+            yield value.dtype, value.device.type, grad and value.requires_grad, *(sizes if value is not x else [sizes[0], *value.shape[1:]])
         elif isinstance(value, tuple):
             yield tuple(forms(value))
         else:
