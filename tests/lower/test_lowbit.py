@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import shutil
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import vlmgraph
 from tests.levels.models import SPECS, far, inputs, tiny
+from vlmgraph.cli import main
 from vlmgraph.diagnostics import DiagnosticError
 from vlmgraph.lower.fast import fuse, settle
 from vlmgraph.lower.fast.fuse import fused
@@ -341,6 +343,26 @@ def test_trains_no_more(llava: CompiledModel) -> None:
             run()
     assert not any(p.requires_grad for p in llava.parameters())
     assert not llava(**inputs("llava-1.5", "forward"))["logits"].requires_grad
+
+
+def test_is_not_exported(llava: CompiledModel, tmp_path: Path) -> None:
+    for target in ("onnx", "transformers", "tensorrt"):
+        with pytest.raises(DiagnosticError, match=r"VG0803.*is quantised for torch"):
+            vlmgraph.export(llava, target, tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def run(*options: str) -> tuple[int, str, str]:
+        code = main(["run", "llava-1.5", "--size", "tiny", "--prompt", "a", "--max-new-tokens", "2", *options])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    code, out, err = run("--quantize", "int4", "--quantize", "head=int8", "--json")
+    assert code == 0 and json.loads(out)["quantization"]["types"] == {"decoder": "int4", "head": "int8"}
+    assert "decoder: int4, 14 maps" in err
+    code, _, err = run("--quantize", "int3")
+    assert code == 1 and "VG0727" in err
 
 
 def test_types_of_codes_and_scales_stay() -> None:
