@@ -1,4 +1,4 @@
-"""`python -m benchmarks [check build compile scaling load curation generate generate_big lowbit encode stage]`: runs them.
+"""`python -m benchmarks [check build compile scaling load curation generate generate_big lowbit encode onnx onnx_big stage]`: runs them.
 
 README.md shows the latest results of each.
 """
@@ -11,7 +11,8 @@ from importlib import import_module
 
 from .common import page, save
 
-NAMES = ("check", "build", "compile", "scaling", "load", "curation", "generate", "generate_big", "lowbit", "encode", "stage")
+NAMES = ("check", "build", "compile", "scaling", "load", "curation", "generate", "generate_big", "lowbit", "encode")
+NAMES += ("onnx", "onnx_big", "stage")
 
 
 def main(names: list[str]) -> None:
