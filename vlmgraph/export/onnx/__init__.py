@@ -165,7 +165,7 @@ def single(model: Any, processor: Any, name: str, written: Callable[[Run], None]
 
 
 def decoding(model: Any, processor: Any, name: str, prefix: str, written: Callable[[Run], None]) -> Decoding:
-    """A program with a cache: its pieces, and others for texts without media where those cannot begin one."""
+    """A program with a cache: its pieces, and others for texts without media where a step does not compute what such a prompt does."""
     from .samples import Samples
     from .widen import REFUSALS
 
@@ -175,7 +175,10 @@ def decoding(model: Any, processor: Any, name: str, prefix: str, written: Callab
         alone = Samples(model, processor, name, media=False)
     except REFUSALS:  # no text without media
         return made
-    if alone.inputs[0].keys() == samples.inputs[0].keys() or made.serves(list(alone.inputs[0])):
+    if alone.inputs[0].keys() == samples.inputs[0].keys():
+        return made
+    text = pieces_of(model, alone, f"{prefix}text.", made.pieces)
+    if made.serves(list(alone.inputs[0])) and {p.name for p in text.prompt} <= {p.name for p in made.step}:
         return made
     return replace(made, text=parts(model, alone, f"{prefix}text.", written, made.pieces))
 
@@ -183,22 +186,27 @@ def decoding(model: Any, processor: Any, name: str, prefix: str, written: Callab
 def parts(model: Any, samples: Samples, prefix: str, written: Callable[[Run], None], there: tuple[Piece, ...] = ()) -> Decoding:
     """The pieces that samples go through, written unless they are `there` already. The decoder is one graph for prompt and steps, unless
     media or an encoder fill its cache once."""
-    from .pieces import cut
-    from .samples import run_decoding, stepping
+    from .samples import run_decoding
 
-    program = model.programs[samples.name]
-    ids = samples.start()
-    prompt = program.graph(frozenset(samples.inputs[0]))
-    step = program.graph(stepping(model.graph, samples.inputs[0], prompt, ids), True)
-    made = cut(model.graph, prompt, step, prefix).sharing(there)
+    made = pieces_of(model, samples, prefix, there)
     runs = run_decoding(model, made, samples)
     if any(s.once for r in runs for s in r.slots) and len(made.pieces) < len(made.prompt) + len(made.step):
-        made = cut(model.graph, prompt, step, prefix, merged=False).sharing(there)
+        made = pieces_of(model, samples, prefix, there, merged=False)
         runs = run_decoding(model, made, samples)
     for run in runs:
         if run.piece.name not in {p.name for p in there}:
             written(run)
     return made
+
+
+def pieces_of(model: Any, samples: Samples, prefix: str, there: tuple[Piece, ...], merged: bool = True) -> Decoding:
+    from .pieces import cut
+    from .samples import stepping
+
+    program, ids = model.programs[samples.name], samples.start()
+    prompt = program.graph(frozenset(samples.inputs[0]))
+    step = program.graph(stepping(model.graph, samples.inputs[0], prompt, ids), True)
+    return cut(model.graph, prompt, step, prefix, merged).sharing(there)
 
 
 __all__ = ["Report", "export"]
