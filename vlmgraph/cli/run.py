@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..diagnostics import Diagnostic, DiagnosticError
 from .common import UsageError, overlay_arguments, progress, read, unwritable
-from .writing import drawing, positive, writing, writing_arguments
+from .writing import above, drawing, positive, writing, writing_arguments
 
 if TYPE_CHECKING:
     from ..ir.graph import Graph
@@ -46,6 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--random-weights", action="store_true", help="run a spec without weights, whatever its size")
     parser.add_argument("-o", "--output", metavar="PNG", help="draw a picture of the prompt into this file")
     parser.add_argument("--device", default="cpu", help="default: %(default)s")
+    parser.add_argument("--threads", type=above, metavar="N", help="of the processor (default: one on each core)")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="default: the folder's own, float32 for a spec")
     parser.add_argument(
         "--quantize", metavar="[ROLE=]TYPE", action="append", default=[],
@@ -73,6 +74,10 @@ def run(args: argparse.Namespace) -> int:
         if args.quantize:
             raise UsageError(f"{args.model} is an exported folder: --quantize is given to `vlmgraph export`")
         return run_exported(args)
+    if args.threads:
+        import torch
+
+        torch.set_num_threads(args.threads)
     with progress(f"loading {args.model}"):
         model, folder = opened(args)
         from ..processor.model import model_processor

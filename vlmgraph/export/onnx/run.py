@@ -143,7 +143,13 @@ class Exported:
             options.log_severity_level = 3
             options.intra_op_num_threads = self.threads
             path = self.folder / self.manifest["graphs"][name]["file"]
-            made = onnxruntime.InferenceSession(str(path), options, providers=self.providers)
+            try:
+                made = onnxruntime.InferenceSession(str(path), options, providers=self.providers)
+            except Exception as error:
+                needs = self.manifest["graphs"][name].get("onnxruntime", "")
+                text = f"onnxruntime {onnxruntime.__version__} does not open {path}"
+                fix = f'pip install "onnxruntime{needs}"' if needs else None
+                raise DiagnosticError(Diagnostic(C.NO_GENERATE, text, notes=(str(error).splitlines()[0],), fix=fix)) from error
             if made.get_providers()[:1] != self.providers[:1]:  # it goes on without a word
                 raise absent(self.device, f"onnxruntime made {name} for {', '.join(made.get_providers())} in its place")
             self.sessions[name] = made

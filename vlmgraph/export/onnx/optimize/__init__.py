@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
+from ....diagnostics import Diagnostic, DiagnosticError
+from ....diagnostics import codes as C
 from .edit import Edit
 from .grouped import grouped
 from .kinds import LIMITS
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from ..samples import Run
 
 REWRITES = (norms, grouped, skips)
+NEEDED = "1.32"
+"""The onnxruntime whose operators are written: grouped attention that takes several new tokens of several texts behind past ones."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Optimized:
     counts: ir.Value | None = None
 
     def json(self) -> dict[str, Any]:
-        return {"fused": self.fused, **({"shared": str(self.counts.name)} if self.counts is not None else {})}
+        return {"fused": self.fused, "onnxruntime": f">={NEEDED}", **({"shared": str(self.counts.name)} if self.counts is not None else {})}
 
 
 def optimize(model: ir.Model, calls: Sequence[Call] = (), grows: Sequence[tuple[str, str]] = ()) -> Optimized:
@@ -52,6 +56,16 @@ def optimized(run: Run, model: ir.Model) -> Optimized:
     return optimize(model, calls, grows)
 
 
+def recent() -> None:
+    """Raises DiagnosticError where the onnxruntime that is installed cannot prove what is written."""
+    import onnxruntime
+
+    has = onnxruntime.__version__
+    if [int(n) for n in has.split(".")[:2]] < [int(n) for n in NEEDED.split(".")]:
+        text = f"optimized graphs need onnxruntime {NEEDED}, {has} is installed"
+        raise DiagnosticError(Diagnostic(C.CANNOT_EXPORT, text, fix=f'pip install "onnxruntime>={NEEDED}", or leave --optimize out'))
+
+
 @dataclass(frozen=True)
 class Changed:
     """What became of a captured graph before it was written, and the error that its outputs may have."""
@@ -63,6 +77,8 @@ class Changed:
     @classmethod
     def of(cls, run: Run, model: ir.Model, optimize: bool, plan: Plan | None, limit: float, own: bool) -> Changed:
         """Optimized and quantized as asked for. With `own` a graph that holds integers has the limit of their width."""
+        if optimize:
+            recent()
         made = optimized(run, model) if optimize else None
         held = quantize(model, plan) if plan is not None else {}
         bits = min((plan.kinds[role].bits for role in held), default=0) if plan is not None else 0
