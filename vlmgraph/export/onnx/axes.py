@@ -34,6 +34,16 @@ class Axes:
             for i in range(len(run.gives))
         ]
 
+    @property
+    def together(self) -> list[list[tuple[int, int]]]:
+        """Axes of caches that enter, as (input, axis), by the name that they share: of all layers they are one size."""
+        found: dict[str, list[tuple[int, int]]] = {}
+        for i, one in enumerate(self.inputs[len(self.run.piece.inputs) :], len(self.run.piece.inputs)):
+            for axis, (name, _) in enumerate(one):
+                if name is not None:
+                    found.setdefault(name, []).append((i, axis))
+        return list(found.values())
+
     def named(self, values: Sequence[Any], type_: Any, slot: int, leaving: bool = False) -> list[Axis]:
         found: list[Axis] = []
         for axis in range(values[0].dim()):

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import traceback
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +11,8 @@ import torch
 from ...diagnostics import Diagnostic, DiagnosticError
 from ...diagnostics import codes as C
 from .axes import Axes, name_dims, open_axes
-from .operators import plain_attention, translations
 from .samples import Run
+from .trace import trace
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -51,19 +47,12 @@ def capture(run: Run, opset: int = OPSET) -> Captured:
     """
     given = sample(run)
     axes = Axes(run)
-    shapes = tuple(open_axes(axes))
     try:
-        with quiet(), plain_attention(), torch.no_grad():
-            made = torch.onnx.export(
-                run.flat, given, dynamo=True, dynamic_shapes=(shapes,), input_names=run.names, output_names=run.gives, opset_version=opset,
-                custom_translation_table=translations(),
-                optimize=True, verbose=False,
-            )  # fmt: skip
+        model, program = trace(run.flat, given, open_axes(axes), (run.names, run.gives), opset, axes.together)
     except Exception as error:
         raise refused(run, error) from error
-    assert made is not None
-    found = Captured(run, made.model, made.exported_program)
-    if drawn := next((n for n in made.model.graph if n.op_type in RANDOM), None):
+    found = Captured(run, model, program)
+    if drawn := next((n for n in model.graph if n.op_type in RANDOM), None):
         text = f"{found.name} draws random numbers ({drawn.op_type}, node {drawn.name}), so nothing can be held against eager"
         raise DiagnosticError(Diagnostic(C.CANNOT_EXPORT, text, fix="give what is drawn as an input"))
     name_dims(found.model, axes)
@@ -103,16 +92,3 @@ def component(run: Run, error: BaseException) -> str:
         found = modules.get(id(owner), found)
         trace = trace.tb_next
     return found
-
-
-@contextlib.contextmanager
-def quiet() -> Any:
-    """The exporter tells its progress on stdout and warns of what the checks here find."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            logging.disable(before)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from .capture import Captured, quiet
+from .capture import Captured
+from .trace import quiet
 
 
 def first_departing(found: Captured, given: tuple[torch.Tensor, ...], limit: float, folder: Path) -> str:
