@@ -16,6 +16,7 @@ MODULE, BLOCK = "module.", "block."
 """What the names of parameters begin with: those of a piece, and those of a block that was captured by itself."""
 
 
+SCOPES, SCOPE = "pkg.torch.onnx.name_scopes", re.compile(r"(['\"])block([.'\"])")
 SYMBOL = re.compile(r"\b[su]\d+\b")
 
 
@@ -48,6 +49,8 @@ def place(graph: ir.Graph, forms: dict[str, ir.Graph]) -> None:
         sizes = renamed_dims(copy, node)
         for one in inside:
             one.name = f"{call.name}/{one.name}"
+            if SCOPES in one.metadata_props:  # what tells of a node whose it is
+                one.metadata_props[SCOPES] = SCOPE.sub(rf"\1{call.path}\2", one.metadata_props[SCOPES])
             for value in one.outputs:
                 value.name, value.shape = f"{call.name}/{value.name}", sizes(value.shape)
         copy.remove(inside)

@@ -1,8 +1,8 @@
 """A block is captured once and written once a layer: the repeated blocks of a piece stand in its trace as one opaque node each.
 
-The piece is traced with every repeated block as a call of an operator, whose shapes come from running the block on fakes. Each form of call,
-which is a kind of block with the ranks and open dims of its arguments, is captured by itself; its nodes then take the place of every call,
-with the weights of that call's own layer (`instance.py`).
+The piece is traced with every repeated block as a call of an operator, whose shapes come from running the block on fakes. Each form of
+call, a kind of block with the ranks and open dims of its arguments, is captured by itself; its nodes then take the place of every call,
+with the weights of the layer that is called (`instance.py`).
 """
 
 from __future__ import annotations
