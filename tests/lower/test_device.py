@@ -37,6 +37,18 @@ def test_the_command_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_of_graphs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`run` on an exported folder."""
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime was built for CUDA")
+    vlmgraph.export(tiny("clip")[0], "onnx", tmp_path / "clip", programs=["encode_text"])
+    assert main(["run", str(tmp_path / "clip"), "--prompt", "a", "--device", "cuda"]) == 1
+    said = capsys.readouterr()
+    assert "VG0805" in said.err and "onnxruntime has" in said.err and not said.out
+
+
 class Runtime:
     """An onnxruntime that was built for CUDA, on a machine where it does not start: it goes on with the processor."""
 

@@ -45,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of drawn tokens and of random weights (default: %(default)s)")
     parser.add_argument("--random-weights", action="store_true", help="run a spec without weights, whatever its size")
     parser.add_argument("-o", "--output", metavar="PNG", help="draw a picture of the prompt into this file")
-    parser.add_argument("--device", default="cpu", help="default: %(default)s")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     parser.add_argument("--threads", type=above, metavar="N", help="of the processor (default: one on each core)")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="default: the folder's own, float32 for a spec")
     parser.add_argument(
@@ -157,12 +157,10 @@ def memory() -> int | None:
 
 
 def usable(device: str) -> None:
-    import torch
+    """Raises DiagnosticError for a device that is not there, UsageError for the one without storage."""
+    from ..lower.device import usable
 
-    try:
-        torch.empty(1, device="cpu" if device == "meta" else device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from error
+    usable(device)
     if device == "meta":
         raise UsageError("nothing can be run on the meta device: it holds no numbers")
 

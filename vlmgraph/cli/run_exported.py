@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     graph = api.elaborate(spec)
     processor = model_processor(spec, graph, folder)
     noted(processor.notes)
-    exported = Exported(folder, args.threads or 0)
+    exported = Exported(folder, args.threads or 0, args.device)
     if args.output is not None:
         results = [drawn(exported, graph, processor, args)]
     elif any("prompt" in p for p in exported.manifest["programs"].values()):

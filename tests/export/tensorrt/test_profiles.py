@@ -157,3 +157,23 @@ def test_every_program_of_every_spec_has_profiles(name: str) -> None:
             assert set(profile.shapes) == {e.name for e in graph.inputs}
             for low, usual, high in profile.shapes.values():
                 assert all(0 <= a <= b <= c for a, b, c in zip(low, usual, high, strict=True))
+            for at in range(3):
+                related(graph, profile, at, name)
+
+
+def related(graph: Any, profile: Any, at: int, name: str) -> None:
+    """At one point: a name is one number in all inputs, past and new tokens are the total, no longer than positions go."""
+    sizes: dict[str, int] = {}
+    for entry in graph.inputs:
+        for dim, size in zip(entry.dims, profile.shapes[entry.name][at], strict=True):
+            assert size == (dim.constant if dim.constant is not None else sizes.setdefault(str(dim), size)), (entry.name, str(dim))
+    if "past" not in sizes:
+        return
+    new, past = sizes[graph.length], sizes["past"]
+    assert (past == 0) == (profile.phase == "prompt") and (new == 1 or profile.phase == "prompt")
+    assert sizes.get("total", past + new) == past + new
+    model = vlmgraph.elaborate(vlmgraph.read_spec(name, size="tiny"))
+    stacks = [model.components[c] for c in model.programs[graph.program].cache]
+    assert past + new <= min([getattr(c, "max_positions", None) or 1 << 30 for c in stacks])
+    if at == 2:  # of the longest text both phases reach the end together
+        assert past + new == max(p.dims["past"][2] + p.dims[graph.length][2] for p in planned(name, "tiny", None).graphs[graph.name][1])
