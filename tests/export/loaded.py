@@ -109,13 +109,34 @@ def compared(folder: Path) -> list[str]:
             times = 1 if use_cache and written["cached"] else tokens.shape[1]
             if seen != {name: count * times for name, count in once.items()}:
                 found.append(f"{how}: encoders ran {seen} times, in one run {once}")
-        if written["beams"]:
-            both = [
-                model.generate(**call["inputs"], max_new_tokens=4, num_beams=3, use_cache=use_cache, **options).tolist()
-                for use_cache in (True, False)
-            ]
-            if both[0] != both[1]:
-                found.append(f"{label}: beams with a cache write {both[0]} and without {both[1]}")
+        for how, wanted in written["others"].items():
+            ways = {"beams": {"num_beams": 3}, "sampled": {"do_sample": True, "top_k": 20}}
+            for use_cache in (True, False):
+                torch.manual_seed(3)
+                ids = model.generate(**call["inputs"], max_new_tokens=4, use_cache=use_cache, **options | ways[how])
+                if ids.tolist() != wanted.tolist():
+                    found.append(f"{label}, {how}, {'with' if use_cache else 'without'} a cache: {ids.tolist()} and not {wanted.tolist()}")
+        if written["others"]:
+            found += [f"{label}: {told}" for told in by_row(model, call["inputs"], written["greedy"][0], prompt)]
+    return found
+
+
+def by_row(model, given, greedy, prompt) -> list[str]:
+    """A row by itself, without the padding on its left, is written on as in the batch."""
+    found = []
+    for i, keep in enumerate(given["attention_mask"].bool()):
+        alone = {k: v[i : i + 1] for k, v in given.items() if len(v) == len(greedy) and k not in ("input_ids", "attention_mask")}
+        alone = {k: v[:, keep] if v.dim() > 2 and v.shape[1] == len(keep) else v for k, v in alone.items()}  # what each token may see
+        others = [k for k in given if k not in ("input_ids", "attention_mask", *alone)]
+        ids = model.generate(
+            input_ids=given["input_ids"][i : i + 1, keep],
+            **alone,
+            max_new_tokens=greedy.shape[1] - prompt,
+            do_sample=False,
+            eos_token_id=None,
+        )
+        if others or ids[0, int(keep.sum()) :].tolist() != greedy[i, prompt:].tolist():
+            found.append(f"row {i} alone: {ids[0].tolist()}; in the batch {greedy[i].tolist()}; inputs not by row: {others}")
     return found
 
 

@@ -50,7 +50,12 @@ def written(model, program: str, given: dict[str, torch.Tensor], beams: bool) ->
         ends = torch.isin(ids[:, prompt:], placeholders).any(0).nonzero()  # of an image that nobody gave: no program reads it
         count = int(ends[0]) + 1 if len(ends) else count
         greedy.append(ids[:, : prompt + count])
-    return {"tokens": tokens, "scores": scores, "greedy": greedy, "prompt": prompt, "cached": cached, "beams": beams}
+    others = {}
+    if beams:  # as vlmgraph searches and draws; transformers draws by the one generator that there is
+        others = {how: model.generate(**given, max_new_tokens=STEPS, **options) for how, options in (
+            ("beams", {"num_beams": 3}), ("sampled", {"do_sample": True, "top_k": 20, "generator": torch.Generator().manual_seed(3)})
+        )}  # fmt: skip
+    return {"tokens": tokens, "scores": scores, "greedy": greedy, "prompt": prompt, "cached": cached, "others": others}
 
 
 def left(given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
