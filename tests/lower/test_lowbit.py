@@ -284,7 +284,8 @@ def test_bfloat16_steps_take_the_fast_product() -> None:
     settle(model)
     native.load()
     with torch.no_grad():
-        names = called(lambda: model.generate(**inputs("llava-1.5", "generate"), max_new_tokens=1))
+        names = called(lambda: model.generate(**inputs("llava-1.5", "generate"), max_new_tokens=2))
+    names = names[names.index("aten::argmax") :]  # of the step behind the prompt, whose many rows are torch's
     assert "vlmgraph::linear" in names and not {"aten::addmm", "aten::mm", "aten::linear"} & set(names)
 
 

@@ -17,7 +17,8 @@ from .pack import unpacked
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """F.linear; without gradients on the CPU a few rows, as steps of decoding have them, are read at the speed of the memory."""
-    if native.ready and x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float32) and not torch.is_grad_enabled():
+    one = x.dim() < 2 or x.shape[-2] == 1  # token of each sample: more are torch's, which compiles them with what stands around them
+    if one and native.ready and x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float32) and not torch.is_grad_enabled():
         y: Tensor = torch.ops.vlmgraph.linear(x, weight, bias)
         return y
     return F.linear(x, weight, bias)
