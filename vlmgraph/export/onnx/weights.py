@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 import numpy as np
@@ -59,21 +60,39 @@ def referenced(graph: ir.Graph, flat: nn.Module) -> None:
 
 
 def turned(graph: ir.Graph) -> None:
-    """x @ w.T becomes a product with the turned weight. One that is a tied parameter stays as it is, since others hold it so."""
+    """x @ w.T becomes a product with the turned weight."""
     for node in [n for n in graph if n.op_type == "Transpose" and not n.domain]:
         value = node.inputs[0]
         weight = None if value is None else value.const_value
-        if value is None or not isinstance(weight, Weight) or weight.shape.rank() != 2 or tied(weight) or node.outputs[0] in graph.outputs:
+        if value is None or not isinstance(weight, Weight) or weight.shape.rank() != 2 or node.outputs[0] in graph.outputs:
             continue
         name = f"{value.name}.T"
         if name not in graph.initializers:
-            new = weight.turned(name)
-            graph.initializers[name] = ir.Value(name=name, shape=new.shape, type=ir.TensorType(new.dtype), const_value=new)
+            initializer(graph, weight.turned(name))
         ir.convenience.replace_all_uses_with(node.outputs[0], graph.initializers[name])
         graph.remove(node, safe=True)
         if not value.uses():
             del graph.initializers[str(value.name)]
 
 
-def tied(weight: Weight) -> bool:
-    return bool(getattr(weight.parameter, "vlmgraph_tied", False))
+def turned_back(graph: ir.Graph, there: Container[Any]) -> None:
+    """A turned weight whose parameter is written already, for a table of tokens that a head shares, is turned in the graph instead."""
+    for value in [v for v in graph.initializers.values() if isinstance(v.const_value, Weight) and v.const_value.turn]:
+        weight = value.const_value
+        assert isinstance(weight, Weight)
+        plain = weight.turned(str(value.name).removesuffix(".T"))
+        if weight.key in there or plain.key not in there:
+            continue
+        known = graph.initializers.get(str(plain.name))
+        table = initializer(graph, plain) if known is None else known
+        node = ir.Node("", "Transpose", [table], [ir.AttrInt64s("perm", [1, 0])], num_outputs=1, name=f"{value.name}/turned")
+        node.outputs[0].name, node.outputs[0].shape, node.outputs[0].type = f"{value.name}/value", value.shape, value.type
+        graph.insert_before(graph[0], node)
+        ir.convenience.replace_all_uses_with(value, node.outputs[0])
+        del graph.initializers[str(value.name)]
+
+
+def initializer(graph: ir.Graph, weight: Weight) -> ir.Value:
+    found = ir.Value(name=weight.name, shape=weight.shape, type=ir.TensorType(weight.dtype), const_value=weight)
+    graph.initializers[str(weight.name)] = found
+    return found
