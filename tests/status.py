@@ -26,7 +26,10 @@ LEVELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "L1": ("runs and trains at `tiny`, mechanisms tested", ("runs", "trains", "mechanisms")),
     "L2": ("published size: parameters, visual tokens", ("counts",)),
     "L3": ("same numbers as the reference", ("numbers",)),
-    "L4": ("source, compiled, decoding with caches and ONNX equal eager", ("source", "compiled", "decoding", "onnx")),
+    "L4": (
+        "source, compiled, decoding with caches, ONNX and the folder for transformers equal eager; TensorRT has a plan",
+        ("source", "compiled", "decoding", "onnx", "transformers", "tensorrt plan"),
+    ),
     "L5": ("learns", ("learns",)),
 }
 """Proof levels, and the parts of each."""
@@ -38,6 +41,9 @@ SWEEPS = {
     "tests/levels/test_levels.py::test_source": "source",
     "tests/levels/test_compiled.py::test_compiled": "compiled",
     "tests/export/test_onnx.py::test_every_spec": "onnx",
+    "tests/export/test_transformers.py::test_loads_forwards_and_writes_the_same": "transformers",
+    "tests/export/test_transformers.py::test_every_spec": "transformers",
+    "tests/export/tensorrt/test_profiles.py::test_every_program_of_every_spec_has_profiles": "tensorrt plan",
     "tests/levels/test_generated.py::test_generated": "decoding",
     "tests/levels/test_generated.py::test_generated_by_variants": "decoding",
     "tests/report/test_drawings.py::TestDrawings": "drawing",

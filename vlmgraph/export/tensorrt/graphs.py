@@ -13,7 +13,7 @@ from ...ir.graph import CALL
 from ...ir.types import INTEGER_KINDS, Type
 from ..onnx.flat import Slot, held, slots_of
 from ..onnx.pieces import Decoding, Piece, cut, whole, written
-from ..onnx.samples import lowered, stepping
+from ..onnx.samples import fed, lowered, stepping
 from .limits import OPT
 from .sizes import Sizes
 
@@ -99,7 +99,9 @@ def planned(
     model: CompiledModel, piece: Piece, program: str, phases: tuple[str, ...], slots: tuple[tuple[Slot, Type], ...], length: str
 ) -> Planned:
     """A piece with its inputs. In a step the mask over all tokens is as long as past and new ones."""
-    entries = [entry(model, name, whole_mask(piece, type_, phases, length)) for name, type_ in typed(piece)]
+    chosen = fed(model.graph, program)
+    types = {name: one_a_token(type_, length) if name in chosen else type_ for name, type_ in typed(piece)}
+    entries = [entry(model, name, whole_mask(piece, type_, phases, length)) for name, type_ in types.items()]
     alone = len(piece.cache) == 1
     entries += [entry(model, slot.name("past_key_values", alone), type_) for slot, type_ in slots]
     roles = dict.fromkeys(model.graph.components[n.component].role or "op" for n in piece.program.nodes if n.component)
@@ -114,6 +116,11 @@ def typed(piece: Piece) -> Iterator[tuple[str, Type]]:
 def entry(model: CompiledModel, name: str, type_: Type) -> Entry:
     dtype = "bool" if type_.kind == "mask" else "int64" if type_.kind in INTEGER_KINDS else str(model.dtype).removeprefix("torch.")
     return Entry(name, dtype, type_.dims)
+
+
+def one_a_token(type_: Type, length: str) -> Type:
+    """Of values that a procedure chooses those of the new tokens, which stand in the place of ids."""
+    return type_.with_dims((*type_.dims[:-1], Dim.of(Symbol(length))))
 
 
 def whole_mask(piece: Piece, type_: Type, phases: tuple[str, ...], length: str) -> Type:

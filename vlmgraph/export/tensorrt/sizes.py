@@ -21,6 +21,7 @@ from ...lower.example import Amount, example_inputs
 from ...passes.slice import slice_program
 from ...processor.model import longest
 from ...report.tokens import packed_lengths
+from ..onnx.samples import fed
 from .limits import MAX, MIN, OPT, Limits, Range
 
 if TYPE_CHECKING:
@@ -73,8 +74,16 @@ def open_dim(dim: Dim, why: str) -> DiagnosticError:
 
 
 def sizes_of(graph: Graph, whole: Graph, tables: Mapping[str, Any], processor: Processor, program: str, limits: Limits) -> Sizes:
-    """The sizes of `program` of `graph`; `whole` is the model's graph, `tables` its `[processor]`."""
+    """The sizes of `program` of `graph`; `whole` is the model's graph, `tables` its `[processor]`. What a procedure feeds to steps, a row
+    for each of the text's, is in no prompt."""
     pictures = limits.pictures
+    chosen = fed(whole, program)
+
+    def made(graph: Graph, processor: Processor, program: str, limits: Limits, at: int, pictures: Range, size: tuple[int, int]) -> Arrays:
+        amount = Amount(limits.batch[at], pictures[at], size, 1, limits.count[at])
+        given = example_inputs(graph, processor, program, media=not chosen, amount=amount)
+        return {name: value for name, value in given.items() if name not in chosen}
+
     try:
         most = [made(graph, processor, program, limits, MAX, pictures, limits.picture[MIN])]
     except DiagnosticError:  # one picture a sample
@@ -90,6 +99,7 @@ def sizes_of(graph: Graph, whole: Graph, tables: Mapping[str, Any], processor: P
     low, middle, high = [symbols(types, m) for m in least], symbols(types, usual), [symbols(types, m) for m in most]
     dims = {s: (min(x[s] for x in low), middle[s], max(x[s] for x in high)) for s in middle if s not in lengths}
     dims |= packed(whole, tables, limits, pictures)
+    dims |= {str(whole.types()[name].dims[0]): limits.batch for name in chosen}
     found = Sizes(dims, frozenset(usual), {}, limits.text)
     for symbol, name in lengths.items():
         counts = [[placed(graph, name, m) for m in several] for several in (least, [usual], most)]
@@ -109,11 +119,6 @@ def sizes_text(limits: Limits) -> str:
 
 def shape(arrays: Arrays) -> dict[str, tuple[int, ...]]:
     return {name: value.shape for name, value in arrays.items()}
-
-
-def made(graph: Graph, processor: Processor, program: str, limits: Limits, at: int, pictures: Range, size: tuple[int, int]) -> Arrays:
-    amount = Amount(limits.batch[at], pictures[at], size, 1, limits.count[at])
-    return example_inputs(graph, processor, program, amount=amount)
 
 
 def symbols(types: Mapping[str, Type], arrays: Arrays) -> dict[str, int]:
