@@ -1,7 +1,8 @@
 """Models made fast for inference: the same numbers, the same state dict.
 
-`regional` compiles repeated blocks once a kind, `traced` is a cache as a compiled block sees it, `fuse` joins weights that read the same
-input and `layout` sorts tokens by modality once a call.
+`regional` compiles repeated `blocks` once a kind, `trial` holds the first run of a compilation against its block, `bound` calls it past
+torch's guards, `traced` is a cache as a compiled block sees it, `fuse` joins weights that read the same input, `layout` sorts tokens by
+modality once a call, `steps` leaves the mask out where all is seen, `lowbit` has products of a few rows, also by weights of a few bits.
 """
 
 from __future__ import annotations

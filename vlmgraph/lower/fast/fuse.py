@@ -20,6 +20,7 @@ from ...nn.stack import Stack
 from .layout import Layout, layout_hook, routed
 from .lowbit.modules import LowBitLinear, Packed, RowLinear, linear
 from .lowbit.ops import product
+from .steps import StepStack
 
 PARTS: dict[type[nn.Module], tuple[str, ...]] = {Projections: ("q", "k", "v"), Attention: ("q", "k", "v"), GatedMLP: ("gate", "up")}
 """Maps of one input, by the module that has them."""
@@ -153,6 +154,7 @@ KINDS: dict[type[nn.Module], type[nn.Module]] = {
     GatedMLP: JoinedGatedMLP,
     Experts: JoinedExperts,
     nn.Linear: RowLinear,
+    Stack: StepStack,
 }
 
 
