@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
@@ -17,7 +16,6 @@ from vlmgraph.export.onnx.widen import widened
 from vlmgraph.ir.types import parse_type
 from vlmgraph.nn.any_resolution import AnyResolution
 from vlmgraph.nn.connectors import LearnedQueries
-from vlmgraph.nn.mask import safe
 from vlmgraph.nn.splice import fill
 from vlmgraph.nn.tiled_views import TiledViews
 
@@ -98,19 +96,3 @@ def test_rows_whose_number_is_a_value() -> None:
 
     shapes = ({1: Dim.AUTO}, {1: Dim.AUTO}, {0: Dim.AUTO}, {0: Dim.AUTO})
     agrees(Filled(), shapes, call(5, [True, False, True]), call(7, [True, True]), call(4, [False, False]))
-
-
-class Safe(nn.Module):
-    def forward(self, x: Tensor, keep: Tensor) -> Tensor:
-        return safe(x[keep][:, None, None])  # type: ignore[return-value]
-
-
-@pytest.mark.parametrize("count", [4, 7])
-def test_a_mask_for_all_queries_stays_one_row(count: int) -> None:
-    """Its length is not that of the queries, though it is read beside them."""
-    program = torch.export.export(
-        Safe(), (torch.ones(3, 6).bool(), torch.tensor([True, False, True])), dynamic_shapes=({1: Dim.AUTO}, None)
-    )
-    x = torch.zeros(3, count, dtype=torch.bool)
-    keep = torch.tensor([True, True, False])
-    assert program.module()(x, keep).tolist() == Safe()(x, keep).tolist() == [[[[False] * (count - 1) + [True]]]] * 2
