@@ -38,11 +38,14 @@ ROUNDING = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-9, torch.float16: 2.0
 # ---- products
 
 
-def departure(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> float:
-    """The largest error beyond the rounding of the result, as a share of what the sum adds up."""
+def departure(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, step: int = 1) -> float:
+    """The largest error beyond the rounding of the result, as a share of what the sum adds up, were all of `step` neighbours in x as large
+    as the largest."""
     x, weight = x.double(), weight.double()
     wanted = F.linear(x, weight, None if bias is None else bias.double())
-    most = x.abs() @ weight.abs().t() + (0 if bias is None else bias.double().abs())
+    steps = F.pad(x.abs(), (0, -x.shape[-1] % step)).unflatten(-1, (-1, step))
+    largest = steps.amax(-1, keepdim=True).expand_as(steps).flatten(-2)[..., : x.shape[-1]]
+    most = largest @ weight.abs().t() + (0 if bias is None else bias.double().abs())
     beyond = (y.double() - wanted).abs() - 2 * ROUNDING[y.dtype] * wanted.abs() - 2.0**-24 * (y.dtype == torch.float16)
     return float((beyond / most.clamp_min(1e-30)).max())
 
@@ -54,7 +57,8 @@ SIZES = [(1, 1), (7, 3), (32, 5), (65, 64), (130, 33), (224, 257), (1000, 40)]
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("k", "n"), SIZES)
 def test_few_rows(k: int, n: int, dtype: torch.dtype) -> None:
-    """Sums are in float32 (2^-24 for each of the k terms, at worst); x enters as one or two bfloat16 numbers (2^-17)."""
+    """Sums are in float32 (2^-24 for each of the k terms, at worst); x meets codes in 16 bits (half a step of the 32,512 that the largest
+    of 128 neighbours has)."""
     assert native.load()
     torch.manual_seed(k)
     sums = k * 2.0**-24
@@ -69,7 +73,20 @@ def test_few_rows(k: int, n: int, dtype: torch.dtype) -> None:
                 codes, scale = packed(weight, bits)
                 y = ops.product(x, codes, scale, bias)
                 assert y.shape == (*rows, n) and y.dtype == dtype
-                assert departure(y, x, unpacked(codes, scale, k, torch.float32), bias) < sums + 2.0**-16
+                assert departure(y, x, unpacked(codes, scale, k, torch.float32), bias, 128) < sums + 0.5 / 32512
+
+
+@needs_compiler
+@pytest.mark.parametrize("bits", [8, 4])
+def test_extremes(bits: int) -> None:
+    """What is no number makes no number, of its own row alone; the largest and the smallest numbers come through, and so do zeros."""
+    assert native.load()
+    codes, scale = packed(torch.randn(6, 200), bits)
+    x = torch.randn(5, 200)
+    x[0, 3], x[1, 150], x[2], x[3], x[4] = torch.nan, torch.inf, 0.0, 1e30 * x[3], 1e-30 * x[4]
+    y = ops.product(x, codes, scale)
+    assert not y[:2].isfinite().any() and torch.equal(y[2], torch.zeros(6))
+    assert departure(y[3:], x[3:], unpacked(codes, scale, 200, torch.float32), None, 128) < 2.0**-15
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -210,7 +227,7 @@ def dequantised(name: str, low: CompiledModel) -> CompiledModel:
 
 
 def same(name: str, choice: str) -> None:
-    """The outputs are those of the numbers that the codes stand for, joined or not. x enters to 2^-17, and departs further down a stack."""
+    """The outputs are those of the numbers that the codes stand for, joined or not. x enters in 16 bits, and departs down a stack."""
     low = quantised(name, choice)
     given = inputs(name, low.main)
 
