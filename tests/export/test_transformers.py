@@ -185,10 +185,13 @@ def tied(model) -> list[str]:
     return [n for group in names.values() for n in group[1:]]
 
 
-def test_adapters_devices_and_trainers(folders, tmp_path: Path) -> None:
-    """PEFT attaches by role, accelerate spreads over places and steps, Trainer trains: see trained.py."""
+@pytest.mark.parametrize("what", ["", "trl"])
+def test_adapters_devices_and_trainers(what: str, folders, tmp_path: Path) -> None:
+    """PEFT attaches by role, accelerate spreads over places and steps, Trainer and TRL train: see trained.py."""
+    if what:
+        pytest.importorskip(what, reason="it brings pyarrow and pandas, which the other tests do not need")
     env = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(HERE / "trained.py"), str(folders["llava-1.5"][0]), str(tmp_path)]
+    command = [sys.executable, str(HERE / "trained.py"), str(folders["llava-1.5"][0]), str(tmp_path), *filter(None, [what])]
     run = subprocess.run(command, capture_output=True, text=True, check=False, env=env, cwd=tmp_path)
     assert run.returncode == 0, run.stderr[-3000:]
 

@@ -115,9 +115,38 @@ def trained(folder: Path, scratch: Path) -> None:
     assert abs(losses[0] - first) < 1e-3 * first and losses[2] < losses[1] < losses[0], losses
 
 
+def supervised(folder: Path, scratch: Path) -> None:
+    """TRL's SFTTrainer, which asks the processor for a tokenizer of transformers: one that stands in the folder."""
+    import shutil
+
+    from datasets import Dataset
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from trl import SFTConfig, SFTTrainer
+
+    told = scratch / "told"
+    shutil.copytree(folder, told)
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    library = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(letters)}, merges=[]))
+    library.pre_tokenizer, library.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    library.save(str(told / "tokenizer.json"))
+    collate, processor = collated(told)
+    assert processor.tokenizer("ab")["input_ids"] == processor(text="ab")["input_ids"][0].tolist()[1:]  # behind the begin of a text
+    settings = {**SETTINGS, "bf16": False, "gradient_checkpointing": False, "dataset_kwargs": {"skip_prepare_dataset": True}}
+    trainer = SFTTrainer(
+        opened(told), SFTConfig(scratch / "sft", **settings), data_collator=collate, train_dataset=Dataset.from_list(ROWS),
+        processing_class=processor,
+    )  # fmt: skip
+    trainer.train()
+    losses = [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[2] < losses[1] < losses[0], losses
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     place, out = Path(sys.argv[1]), Path(sys.argv[2])
+    if sys.argv[3:] == ["trl"]:
+        supervised(place, out)
+        sys.exit()
     adapters(place, out)
     dispatched(place, out)
     prepared(place)

@@ -13,6 +13,7 @@ from tests.levels.models import tiny
 from vlmgraph.cli import main
 from vlmgraph.diagnostics import DiagnosticError
 from vlmgraph.export.onnx import run as graphs
+from vlmgraph.weights.lock import lock_text
 
 nowhere = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 
@@ -43,8 +44,9 @@ def test_a_folder_of_graphs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime was built for CUDA")
-    vlmgraph.export(tiny("clip")[0], "onnx", tmp_path / "clip", programs=["encode_text"])
-    assert main(["run", str(tmp_path / "clip"), "--prompt", "a", "--device", "cuda"]) == 1
+    model = tiny("clip")[0]
+    (folder_with(tmp_path) / "spec.lock.toml").write_text(lock_text(model.spec, model.graph))
+    assert main(["run", str(tmp_path), "--prompt", "a", "--device", "cuda"]) == 1
     said = capsys.readouterr()
     assert "VG0805" in said.err and "onnxruntime has" in said.err and not said.out
 
