@@ -247,6 +247,14 @@ class TestQuantized:
         assert all(0.01 < r["error"] < 0.6 and r["cosine"] > 0.8 and r["top1"] is not None for r in logits)
         assert "top-1" in str(small[1])
 
+    def test_each_role_by_itself(self, small: tuple[Path, Report]) -> None:
+        """Integers of the head leave keys and values alone; those of both are further away than those of one."""
+        of = {role: held["outputs"] for role, held in entry(small[0])["quantized"].items()}
+        assert of["head"]["present.1.key"] < LIMIT < 0.01 < of["decoder"]["present.1.key"]
+        both = max(r["error"] for r in entry(small[0])["errors"] if r["output"] == "logits")
+        assert 0.01 < of["head"]["logits"] < both and 0.01 < of["decoder"]["logits"]
+        assert f"{DECODER}, head alone" in str(small[1])
+
     def test_a_tied_table_is_written_once(self, small: tuple[Path, Report]) -> None:
         places = []
         for name, op in (("embed_tokens", "GatherBlockQuantized"), (DECODER, "MatMulNBits")):

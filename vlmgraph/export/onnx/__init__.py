@@ -9,6 +9,7 @@ data file.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,11 +34,13 @@ class Report:
     rows: list[Row]
     refused: dict[str, Diagnostic] = field(default_factory=dict)
     graphs: list[str] = field(default_factory=list)
+    alone: list[Row] = field(default_factory=list)
+    """Of graphs with integers of several roles: the rows of each role by itself."""
 
     def __str__(self) -> str:
         from .verify import table
 
-        return table(self.rows)
+        return table([*self.rows, *self.alone])
 
 
 def export(
@@ -73,6 +76,7 @@ def export(
     from .manifest import described, manifest
     from .optimize import Changed
     from .optimize.kinds import planned
+    from .resident import resident
     from .store import Store
     from .verify import LIMITS, verify
 
@@ -87,6 +91,7 @@ def export(
     changed: dict[object, Changed] = {}
     refused: dict[str, Diagnostic] = {}
     rows: list[Row] = []
+    alone: list[Row] = []
     allowed: dict[str, float] = {}
     folder.mkdir(parents=True, exist_ok=True)
     store = Store(folder)
@@ -96,7 +101,7 @@ def export(
         key = run.piece.key
         found = known[key].renamed(run) if key in known else capture(run, opset)
         if key not in known:
-            changed[key] = Changed.of(run, found.model, optimize, plan, usual if limit is None else limit, limit is None)
+            changed[key] = Changed.of(found, optimize, plan, usual if limit is None else limit, limit is None)
         known[key] = found
         path = folder / f"{run.piece.name}.onnx"
         store.write(found.model, path)
@@ -106,9 +111,12 @@ def export(
             path.unlink()
             raise
         rows.extend(made)
+        alone.extend(r for part in changed[key].alone.values() for r in part)
         graphs[run.piece.name] = described(found, made) | changed[key].json()
         allowed[run.piece.name] = changed[key].limit
 
+    there = contextlib.ExitStack()
+    there.enter_context(resident(model))
     try:
         decoders = 0
         for name in programs if programs is not None else list(model.graph.programs):
@@ -123,6 +131,7 @@ def export(
                     raise
                 refused[name] = error.diagnostics[0]
     finally:
+        there.close()
         store.close()
     if not made:
         raise DiagnosticError(*refused.values())
@@ -132,7 +141,7 @@ def export(
     (folder / LOCK).write_text(lock_text(model.spec, model.graph), encoding="utf-8")
     if isinstance(origin := getattr(model, "origin", None), Origin):
         _companions(origin, folder)
-    report = Report(folder, rows, refused, list(graphs))
+    report = Report(folder, rows, refused, list(graphs), alone)
     if far := [r for r in rows if not r.error <= allowed[r.graph]]:
         raise DiagnosticError(*departures(far, allowed, report))
     return report

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from ....diagnostics import Diagnostic, DiagnosticError
 from ....diagnostics import codes as C
+from .alone import alone
 from .edit import Edit
 from .grouped import grouped
 from .kinds import LIMITS
@@ -18,7 +19,9 @@ from .norms import norms, skips
 from .quantize import Held, Plan, quantize
 
 if TYPE_CHECKING:
+    from ..capture import Captured
     from ..samples import Run
+    from ..verify import Row
 
 REWRITES = (norms, grouped, skips)
 NEEDED = "1.32"
@@ -73,21 +76,30 @@ class Changed:
     optimized: Optimized | None
     held: dict[str, Held]
     limit: float
+    alone: dict[str, list[Row]]
+    """Of a graph with integers of several roles: the rows of each role by itself."""
 
     @classmethod
-    def of(cls, run: Run, model: ir.Model, optimize: bool, plan: Plan | None, limit: float, own: bool) -> Changed:
+    def of(cls, found: Captured, optimize: bool, plan: Plan | None, limit: float, own: bool) -> Changed:
         """Optimized and quantized as asked for. With `own` a graph that holds integers has the limit of their width."""
         if optimize:
             recent()
-        made = optimized(run, model) if optimize else None
-        held = quantize(model, plan) if plan is not None else {}
+        made = optimized(found.run, found.model) if optimize else None
+        parts = alone(found, plan) if plan is not None else {}
+        held = quantize(found.model, plan) if plan is not None else {}
         bits = min((plan.kinds[role].bits for role in held), default=0) if plan is not None else 0
-        return cls(made, held, LIMITS[bits] if bits and own else limit)
+        return cls(made, held, LIMITS[bits] if bits and own else limit, parts)
 
     def json(self) -> dict[str, Any]:
         """For the manifest."""
         said = self.optimized.json() if self.optimized is not None else {}
-        return said | ({"quantized": {role: h.json() for role, h in self.held.items()}, "limit": self.limit} if self.held else {})
+        held = {role: h.json() | {"outputs": worst(self.alone.get(role, []))} for role, h in self.held.items()}
+        return said | ({"quantized": held, "limit": self.limit} if held else {})
+
+
+def worst(rows: Sequence[Row]) -> dict[str, float]:
+    """The largest error of each output."""
+    return {output: max(r.error for r in rows if r.output == output) for output in dict.fromkeys(r.output for r in rows)}
 
 
 __all__ = ["Changed", "Optimized", "optimize", "optimized"]

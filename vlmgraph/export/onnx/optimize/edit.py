@@ -22,6 +22,9 @@ class Edit:
         self.done: Counter[str] = Counter()
         self.made: dict[Hashable, Any] = {}
         self.weights = 0
+        for value in (*self.graph.inputs, *self.graph.initializers.values(), *(v for node in self.graph for v in node.outputs)):
+            for use in [u for u in value.uses() if u.node.graph is None]:  # nodes that were taken out still count as readers
+                use.node.replace_input_with(use.idx, None)
 
     def add(
         self, before: ir.Node, op: str, inputs: Sequence[ir.Value | None], outputs: int = 1, domain: str = "", **attributes: Any

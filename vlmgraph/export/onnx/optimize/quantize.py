@@ -71,7 +71,7 @@ def quantize(model: ir.Model, plan: Plan) -> dict[str, Held]:
     for node in list(edit.graph):
         role = plan.role(node)
         kind = plan.kinds.get(role)
-        if kind is None or node.domain or node.op_type not in ("MatMul", "Gather"):
+        if kind is None or not candidate(node):
             continue
         made = product(edit, node, kind) if node.op_type == "MatMul" else lookup(edit, node, kind)
         if made is not None:
@@ -79,6 +79,12 @@ def quantize(model: ir.Model, plan: Plan) -> dict[str, Held]:
             held.setdefault(role, Held(str(kind))).add(blocks, before)
     edit.clean()
     return held
+
+
+def candidate(node: ir.Node) -> bool:
+    """Whether a node is a product with a weight or a lookup in one."""
+    weight = {"MatMul": 1, "Gather": 0}.get(node.op_type)
+    return weight is not None and not node.domain and is_weight(node.inputs[weight])
 
 
 def product(edit: Edit, node: ir.Node, kind: Kind) -> tuple[Blocks, int] | None:
