@@ -55,7 +55,7 @@ def graphs_of(model: CompiledModel, name: str, sizes: Sizes, prefix: str = "") -
     program = model.programs[name]
     prompt = program.graph(sizes.present)
     if not model.graph.programs[name].cache:
-        return [planned(model, whole(prompt), name, ("call",), (), text_symbol(prompt.inputs))]
+        return [planned(model, whole(prompt), name, ("call",), (), text_symbol(prompt.inputs), sizes.masks)]
     ids = written(prompt)
     step = program.graph(stepping(model.graph, dict.fromkeys(sizes.present), prompt, ids), True)  # type: ignore[arg-type]
     made = cut(model.graph, prompt, step, prefix)
@@ -66,7 +66,9 @@ def graphs_of(model: CompiledModel, name: str, sizes: Sizes, prefix: str = "") -
     length = str(model.graph.inputs[ids].dims[1])
     names = [{p.name for p in part} for part in (made.prompt, made.step)]
     return [
-        planned(model, p, name, tuple(w for w, n in zip(("prompt", "step"), names) if p.name in n), slots if p.past else (), length)
+        planned(
+            model, p, name, tuple(w for w, n in zip(("prompt", "step"), names) if p.name in n), slots if p.past else (), length, sizes.masks
+        )
         for p in {p.name: p for p in (*made.prompt, *made.step)}.values()  # one that runs in both is named by the values of the step
     ]
 
@@ -96,12 +98,20 @@ def text_symbol(types: Mapping[str, Type]) -> str:
 
 
 def planned(
-    model: CompiledModel, piece: Piece, program: str, phases: tuple[str, ...], slots: tuple[tuple[Slot, Type], ...], length: str
+    model: CompiledModel,
+    piece: Piece,
+    program: str,
+    phases: tuple[str, ...],
+    slots: tuple[tuple[Slot, Type], ...],
+    length: str,
+    masks: Mapping[str, str],
 ) -> Planned:
     """A piece with its inputs. In a step the mask over all tokens is as long as past and new ones."""
     chosen = fed(model.graph, program)
     types = {name: one_a_token(type_, length) if name in chosen else type_ for name, type_ in typed(piece)}
     entries = [entry(model, name, whole_mask(piece, type_, phases, length)) for name, type_ in types.items()]
+    given = {piece.inputs[value]: dtype for value, dtype in masks.items() if value in piece.inputs}
+    entries = [replace(e, dtype=given.get(e.name, e.dtype)) for e in entries]
     alone = len(piece.cache) == 1
     entries += [entry(model, slot.name("past_key_values", alone), type_) for slot, type_ in slots]
     roles = dict.fromkeys(model.graph.components[n.component].role or "op" for n in piece.program.nodes if n.component)
