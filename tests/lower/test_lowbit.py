@@ -423,3 +423,28 @@ def test_errors_by_role() -> None:
 def seed() -> Iterator[None]:
     torch.manual_seed(0)
     yield
+
+
+@needs_compiler
+def test_compiled_blocks_take_the_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`mode="compile"` with `quantize`, down to what Inductor would be given: its graphs hold the products, and tokens are the same."""
+    from torch._dynamo.backends.registry import lookup_backend
+
+    from vlmgraph.lower.fast import regional
+
+    eager = quantised("llava-1.5", "int8")
+    seen: list[str] = []
+
+    def watching(module, given):  # type: ignore[no-untyped-def]
+        seen.extend(str(node.target) for node in module.graph.nodes)
+        return lookup_backend("aot_eager")(module, given)
+
+    monkeypatch.setattr(regional, "lookup_backend", lambda _: watching)
+    model = vlmgraph.compile(eager.spec, mode="compile")
+    model.load_state_dict(tiny("llava-1.5")[0].state_dict())
+    model.quantize("int8")
+    given = inputs("llava-1.5", "generate")
+    assert torch.equal(model.generate(**given, max_new_tokens=4), eager.generate(**given, max_new_tokens=4))
+    assert model.compiled_regions is not None and model.compiled_regions.recompilations == 0
+    assert not any("eager" in row for row in model.compiled_regions.report())
+    assert any("linear_int8" in target for target in seen)

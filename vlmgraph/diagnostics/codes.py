@@ -251,7 +251,7 @@ TITLES = {
     BAD_INPUT_SHAPE: "an input of another shape than declared",
     BAD_INPUT_VALUE: "an input whose values do not fit",
     BAD_INPUT_DTYPE: "an input of the wrong dtype",
-    BAD_OPTION: "an option of generation that cannot hold",
+    BAD_OPTION: "an option that cannot hold",
     NO_GENERATE: "a model that does not generate",
     UNKNOWN_TARGET: "unknown export target",
     CANNOT_EXPORT: "a part that a target cannot take",
