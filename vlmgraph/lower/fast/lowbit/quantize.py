@@ -26,8 +26,6 @@ KEPT: dict[type[nn.Module], dict[str, str]] = {
     LatentAttention: {"kv_b": "its halves enter other products than its own"},
 }
 """Maps that stay as they are, and why."""
-
-
 FORWARDS: set[Callable[..., Any]] = {nn.Linear.forward, RowLinear.forward, nn.Embedding.forward, StackedExperts.forward}
 """What may be replaced: a module with another forward does more than its product."""
 
@@ -94,7 +92,7 @@ class Place:
 
 @torch.no_grad()
 def quantize(model: CompiledModel, choice: Choice) -> Quantization:
-    """Put low-bit modules in the places of linear maps, in all that the spec's roles choose; a second time in what is left of them.
+    """Put low-bit modules in the places of linear maps, in all components of the chosen roles.
 
     A matrix that stands in several places, as embedding and head, is quantised once, for all of them. What is left can train no more.
     Raises DiagnosticError where nothing is to be quantised.
