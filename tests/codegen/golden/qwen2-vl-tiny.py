@@ -196,8 +196,8 @@ def safe(mask: Tensor) -> Tensor:
     not 0 / 0.
     """
     queries, keys = mask.shape[-2:]
-    place = torch.arange(keys, device=mask.device)
-    own = place[keys - queries :, None] == place
+    place = torch.arange(keys - queries, keys, device=mask.device)  # and no slice, whose length a tracer would not know
+    own = place[:, None] == torch.arange(keys, device=mask.device)
     return mask | (own & ~mask.any(-1, keepdim=True))
 
 
@@ -272,8 +272,10 @@ def fill(text: Tensor, here: Tensor, rows: Tensor, port: str) -> Tensor:
             raise PlaceholderCount(
                 f"input_ids hold {places} placeholders for {port!r}, but there are {len(rows)} feature rows"
             )
-    if rows.shape[0] == 0:
-        return text
+        if not places:
+            return text
+    else:
+        rows = torch.cat([rows, rows.new_zeros(1, rows.shape[1])])
     # a gather and a where: exact, differentiable, and known to every export target
     placed = rows[ranks(here).clamp(max=rows.shape[0] - 1)]
     return torch.where(here[..., None], placed, text)

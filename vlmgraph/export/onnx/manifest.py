@@ -61,10 +61,13 @@ def described(found: Captured, rows: list[Row]) -> dict[str, Any]:
 
 
 def reason(dim: str, fewer: Mapping[str, str]) -> str:
-    """Why a dim has less than three sizes: its own reason, or that of the dims which it follows from."""
-    if dim in fewer:
-        return fewer[dim]
-    return "; ".join(f"it follows from {name}: {why}" for name, why in fewer.items() if re.search(rf"\b{re.escape(name)}\b", dim))
+    """Why a dim has less than three sizes: its own reason, or that it follows from dims which have."""
+    if dim in fewer or dim.isidentifier():
+        return fewer.get(dim, "")
+    names = dict.fromkeys(re.findall(r"[A-Za-z_]\w*", dim))
+    return f"it follows from {', '.join(names)}, of which the sizes that ran give no other" + "".join(
+        f"; {name}: {fewer[name]}" for name in names if name in fewer
+    )
 
 
 def sizes_of(rows: list[Row]) -> dict[str, list[int]]:
