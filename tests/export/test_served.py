@@ -31,9 +31,10 @@ SERVED = sorted(name for name, (met, *_) in table().items() if met == "yes")
 def row(name: str) -> str:
     """What is found of a spec: a line of the page."""
     model, processor = tiny(name)
-    served, why = asked(model, writing_program(model.graph))
-    if served is None:
+    found, why = asked(model, writing_program(model.graph))
+    if found is None or found.engine is None:
         return f"| {name} | no | {why} |"
+    served = found.engine
     told = [what for what, there in (("cut over devices", served.split), ("in a chain", served.stages)) if there]
     slots = processor.encoders[processor._text_entry()].slots
     told += ["pictures"] if served.features and len(slots) == 1 else []

@@ -100,7 +100,7 @@ def headed(graph: Graph, parts: Mapping[str, Any], node: Node, program: Program)
     if len(found) != 1:
         raise Unmet(f"the head {last.component} is more than a linear map")
     linear = part.get_submodule(found[0])
-    x = torch.randn(1, 2, linear.in_features, dtype=linear.weight.dtype, device=linear.weight.device)
+    x = drawn(2, linear.in_features, linear.weight)
     if not torch.equal(part(x), linear(x)):
         raise Unmet(f"the head {last.component} is more than a linear map")
     return ".".join(filter(None, (last.component, found[0])))
@@ -123,6 +123,11 @@ def embedded(graph: Graph, node: Node) -> tuple[Node, str | None]:
     if before is None or before.op != CALL or list(before.inputs.values()) != ["input_ids"]:
         raise Unmet("what enters the stack is more than embedded tokens and pictures")
     return before, value
+
+
+def drawn(count: int, width: int, like: torch.Tensor) -> torch.Tensor:
+    """[1, count, width], always the same; the generator of the caller is left alone."""
+    return torch.randn(1, count, width, generator=torch.Generator().manual_seed(0)).to(like.device, like.dtype)
 
 
 def tabled(parts: Mapping[str, Any], node: Node) -> str:
@@ -152,10 +157,13 @@ class Masks(TorchFunctionMode):
 def causal(part: torch.nn.Module, width: int, node: Node, graph: Graph) -> None:
     """Every layer attends once, and by nothing but what stands before: engines bring no mask and no bias."""
     weight = next(part.parameters())
-    x = torch.randn(1, CHECKED, width, dtype=weight.dtype, device=weight.device)
+    x = drawn(CHECKED, width, weight)
     given = {"positions": places(graph.types()[str(node.inputs["positions"])], weight.device)} if "positions" in node.inputs else {}
-    with Masks() as masks, torch.no_grad():
-        part(x=x, cache=KVCache(), **given)
+    try:
+        with Masks() as masks, torch.no_grad():
+            part(x=x, cache=KVCache(), **given)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise Unmet(f"the stack does not run by itself: {str(error).splitlines()[0][:120]}") from error
     plain = torch.ones(CHECKED, CHECKED, dtype=torch.bool, device=weight.device).tril()
     layers = getattr(part, "layers", ())
     if len(masks.seen) != len(layers):

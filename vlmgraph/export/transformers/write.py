@@ -6,7 +6,7 @@ import json
 import shutil
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...diagnostics import Diagnostic, DiagnosticError
 from ...diagnostics import codes as C
@@ -21,6 +21,7 @@ from .plan import Plan, outside, plan, roles, to_json, writing_program
 from .processing import SETTINGS, Processing, processing
 
 if TYPE_CHECKING:
+    from ...codegen.generate import Generator
     from ...lower.model import CompiledModel
     from ...processor.core import Processor
 
@@ -48,16 +49,17 @@ def export(model: CompiledModel, folder: Path, max_shard_bytes: int = SHARD_BYTE
     program = writes or model.main
     declared = model.graph.programs[program]
     try:
-        served, _ = asked(model, writes)
-        cached = program if declared.cache or declared.carry else None
-        generator = Generator(model, cached) if served is None else served_generator(model, served)
-        text, attends = through_interface(render(generator.module()))
+        found, _ = asked(model, writes)
+        if found is None:
+            generator = Generator(model, program if declared.cache or declared.carry else None)
+            found = Source(None, generator, *through_interface(render(generator.module())))
     except PROBLEMS as error:
         raise diagnosed(error, model) from error
-    made = plan(model, generator, text, program if served is None else STATES, writes is not None, attends, served)
+    run = program if found.engine is None else STATES
+    made = plan(model, found.generator, found.text, run, writes is not None, found.attends, found.engine)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / LOCK, lock_text(model.spec, model.graph))
-    write_text(folder / made.source, text)
+    write_text(folder / made.source, found.text)
     for module, template in ((made.configuration_module, "configuration"), (made.modeling_module, "modeling")):
         write_text(folder / f"{module}.py", rendered(template, made))
     save_weights(weights(model, made), folder, max_shard_bytes)
@@ -71,18 +73,28 @@ def export(model: CompiledModel, folder: Path, max_shard_bytes: int = SHARD_BYTE
     return "\n".join(told)
 
 
-def asked(model: CompiledModel, program: str | None) -> tuple[Engine | None, str]:
-    """What engines ask of a model, or why it does not give that."""
+class Source(NamedTuple):
+    """The modules as text, with what wrote it and the classes that attend by the interface; `engine` where engines can run it."""
+
+    engine: Engine | None
+    generator: Generator
+    text: str
+    attends: list[str]
+
+
+def asked(model: CompiledModel, program: str | None) -> tuple[Source | None, str]:
+    """The source that gives what engines ask of a model, or why there is none."""
     from ...codegen.generate import render
 
     try:
         found = engine(model, program)
-        source = through_interface(render(served_generator(model, found).module()))
-        if not attends_by_interface(*source):
-            return None, "the stack's attention is not that of the interface"
-        return found, ""
     except Unmet as unmet:
         return None, str(unmet)
+    generator = served_generator(model, found)
+    made = Source(found, generator, *through_interface(render(generator.module())))
+    if not attends_by_interface(made.text, made.attends):
+        return None, "the stack's attention is not that of the interface"
+    return made, ""
 
 
 def read_processor(model: CompiledModel) -> tuple[Processor | None, list[str]]:
