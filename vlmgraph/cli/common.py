@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,12 +108,12 @@ def unwritable(output: object, error: OSError) -> DiagnosticError:
 
 
 @contextmanager
-def progress(text: str) -> Iterator[None]:
-    """A spinner on stderr while something long runs; nothing where nobody watches."""
+def progress(text: str) -> Iterator[Callable[[str], None]]:
+    """A spinner on stderr while something long runs, and a function that says which part of it does; nothing where nobody watches."""
     if not sys.stderr.isatty():
-        yield
+        yield lambda part: None
         return
     from rich.console import Console
 
-    with Console(stderr=True).status(text):
-        yield
+    with Console(stderr=True).status(text) as status:
+        yield lambda part: status.update(f"{text}: {part}")

@@ -18,6 +18,8 @@ examples:
 from __future__ import annotations
 
 import argparse
+import inspect
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     fast.add_argument("--optimize", action="store_true", help="write onnxruntime's fused operators; keys and values are kept in place")
     of = "weights of products as int8 or int4 (:32 or :128 values to a scale), or none, of a role or of the language"
     fast.add_argument("--quantize", action="append", default=[], metavar="[ROLE=]TYPE", help=of)
+    fast.add_argument(
+        "--stream", action=argparse.BooleanOptionalAction, default=None,
+        help="weights stay in the folder's files (default: where they take over a quarter of the memory)",
+    )  # fmt: skip
     only = parser.add_argument_group("for TensorRT")
     only.add_argument("--plan-only", action="store_true", help="build no engine; of a spec write the plan alone, without weights")
     only.add_argument("--limit", action="append", default=[], metavar="NAME=MIN,OPT,MAX", help="batch, pictures, text, picture=WxH,..")
@@ -54,11 +60,13 @@ def run(args: argparse.Namespace) -> int:
     known(target, args.target, options)
     with progress(f"building {args.model}"):
         if Path(args.model).is_dir():
-            model = api.load(args.model, dtype=args.dtype)
+            model = opened(args)
         else:
             model = api.compile(read(args, args.model), device="meta" if args.plan_only else "cpu", dtype=args.dtype or "float32")
     with replacing(args.output) as folder:
-        with progress(f"writing {args.output}"):
+        with progress(f"writing {args.output}") as tell:
+            if "observe" in inspect.signature(target).parameters:
+                options["observe"] = tell
             try:
                 report = api.export(model, args.target, folder, **options)
             except OSError as error:
@@ -71,10 +79,25 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def opened(args: argparse.Namespace) -> Any:
+    """The model of a folder; with its weights left in their files where they are large and the target is ONNX."""
+    from .. import api
+    from ..diagnostics import Diagnostic, DiagnosticError
+    from ..diagnostics import codes as C
+
+    if args.stream and args.target != "onnx":
+        raise DiagnosticError(Diagnostic(C.BAD_OPTION, f"the target {args.target} has no --stream", fix="leave it out"))
+    size = sum(path.stat().st_size for path in Path(args.model).glob("*.safetensors"))
+    large = args.target == "onnx" and size > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 4
+    if size and (large if args.stream is None else args.stream):
+        from ..weights.stream import stream_model
+
+        return stream_model(args.model, dtype=args.dtype)
+    return api.load(args.model, dtype=args.dtype)
+
+
 def known(target: Any, name: str, options: dict[str, Any]) -> None:
     """Say what a target does not take, and what it lacks here, before a model is built: its `preflight` raises, where it has one."""
-    import inspect
-
     from ..diagnostics import Diagnostic, DiagnosticError
     from ..diagnostics import codes as C
 

@@ -9,6 +9,7 @@ data file.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -75,6 +76,7 @@ def export(
     from .manifest import described, manifest
     from .optimize import Changed
     from .optimize.kinds import planned
+    from .resident import resident
     from .store import Store
     from .verify import LIMITS, verify
 
@@ -113,6 +115,8 @@ def export(
         graphs[run.piece.name] = described(found, made) | changed[key].json()
         allowed[run.piece.name] = changed[key].limit
 
+    there = contextlib.ExitStack()
+    there.enter_context(resident(model))
     try:
         decoders = 0
         for name in programs if programs is not None else list(model.graph.programs):
@@ -127,6 +131,7 @@ def export(
                     raise
                 refused[name] = error.diagnostics[0]
     finally:
+        there.close()
         store.close()
     if not made:
         raise DiagnosticError(*refused.values())

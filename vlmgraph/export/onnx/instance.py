@@ -48,11 +48,11 @@ def place(graph: ir.Graph, forms: dict[str, ir.Graph]) -> None:
             ir.convenience.replace_all_uses_with(value, weight(graph, call, form, name, value, shared))
         sizes = renamed_dims(copy, node)
         for one in inside:
-            one.name = f"{call.name}/{one.name}"
+            one.name = f"{call.label}/{one.name}"
             if SCOPES in one.metadata_props:  # what tells of a node whose it is
                 one.metadata_props[SCOPES] = SCOPE.sub(rf"\1{call.path}\2", one.metadata_props[SCOPES])
             for value in one.outputs:
-                value.name, value.shape = f"{call.name}/{value.name}", sizes(value.shape)
+                value.name, value.shape = f"{call.label}/{value.name}", sizes(value.shape)
         copy.remove(inside)
         graph.insert_before(node, inside)
         for old, new in zip(node.outputs, results):

@@ -59,6 +59,8 @@ class Call:
     """How what it returns is made of tensors, and which of the leaves are some."""
     key: Any = None
     """Of its form."""
+    label: str = ""
+    """What its values are called after in the graph."""
 
     def __call__(self, values: list[Tensor | None]) -> list[Tensor]:
         """All tensors that leave: of the result, then of each cache what it holds."""
@@ -153,6 +155,7 @@ class Tracing:
             constants = [TENSOR if isinstance(x, Tensor) else x for x in leaves]
             call = Call(f"block_{Tracing.count}", path, block, tree, constants)
             NAMED[call.name] = self.calls[call.name] = call
+            call.label = f"block_{len(self.calls)}"
             values = [x for x in leaves if isinstance(x, Tensor)]
             out, made = call.returned(torch.ops.vlmgraph_export.block(values, call.name))
             for (cache, before), (k, v, state) in zip(caches, made, strict=True):

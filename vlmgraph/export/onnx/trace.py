@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from .instance import BLOCK, MODULE, block, place, tidy
 from .operators import plain_attention, translations
 from .repeat import Alone, Form, Tracing
+from .resident import outlines
 from .weights import referenced, turned
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,21 @@ def trace(
     `together` are pairs (input, axis) that have one size, which the trace is told before it would find out layer by layer. Where repeated
     blocks cannot be captured by themselves the whole is traced at once; what that raises is raised.
     """
+    with outlines(flat):
+        model, program = traced(flat, given, axes, names, opset, together)
+    referenced(model.graph, flat)
+    turned(model.graph)
+    return model, program
+
+
+def traced(
+    flat: nn.Module,
+    given: tuple[Tensor, ...],
+    axes: Axes,
+    names: tuple[list[str], list[str]],
+    opset: int,
+    together: Sequence[Sequence[tuple[int, int]]],
+) -> tuple[ir.Model, Any]:
     tracing = Tracing(flat)
     if tracing.blocks:
         hook = flat.register_forward_pre_hook(lambda module, values: equal(values, together))
@@ -51,7 +67,7 @@ def trace(
             hook.remove()
     model, program = exported(flat, given, axes, names, opset)
     optimized(model, MODULE, names)
-    return finished(model, flat), program
+    return model, program
 
 
 def equal(values: tuple[Tensor, ...], together: Sequence[Sequence[tuple[int, int]]]) -> None:
@@ -70,7 +86,7 @@ def by_blocks(
     place(model.graph, {call.name: graphs[call.key] for call in tracing.calls.values() if call.key is not None})
     tidy(model)
     program.vlmgraph_calls = tracing.calls  # what `vlmgraph_export::block` finds by name
-    return finished(model, flat), program
+    return model, program
 
 
 def alone(form: Form, opset: int) -> ir.Graph:
@@ -108,12 +124,6 @@ def optimized(model: ir.Model, prefix: str, names: tuple[list[str], list[str]]) 
             value.name = name  # an input that is given back had that of the output
         for value, const in held.items():
             value.const_value = const
-
-
-def finished(model: ir.Model, flat: nn.Module) -> ir.Model:
-    referenced(model.graph, flat)
-    turned(model.graph)
-    return model
 
 
 @contextlib.contextmanager

@@ -15,6 +15,8 @@ import torch
 from ...diagnostics import Diagnostic, DiagnosticError
 from ...diagnostics import codes as C
 from .capture import Captured
+from .resident import streamed
+from .segments import Segmented
 
 LIMITS = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 5e-2}
 """Relative error that an output may have."""
@@ -51,7 +53,7 @@ def opened(path: Path) -> Any:
 def verify(found: Captured, path: Path, limit: float, ranked: bool = False) -> list[Row]:
     """A row for every output and sample; the first that is over the limit says which node departs. `ranked`: with the choices of logits."""
     with named(found, "open"):
-        session = opened(path)
+        session: Any = Segmented(path) if (lazy := streamed(found.run.flat)) else opened(path)
     taken = [i.name for i in session.get_inputs()]
     rows: list[Row] = []
     located = False
@@ -64,7 +66,7 @@ def verify(found: Captured, path: Path, limit: float, ranked: bool = False) -> l
             row = Row(found.name, name, sizes, list(theirs.shape), *distance(ours, theirs))
             if ranked and name == "logits":
                 row.top1 = float((ours.argmax(-1) == theirs.float().numpy().argmax(-1)).mean())
-            if row.error > limit and not located:
+            if row.error > limit and not located and not lazy:
                 from .depart import first_departing
 
                 row.first, located = first_departing(found, given, limit, path.parent), True

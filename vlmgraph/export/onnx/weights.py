@@ -10,8 +10,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-SOURCE = "vlmgraph_source"
-"""The attribute of a parameter that has no numbers of its own: a function that gives them."""
+from ...weights.stream import SOURCE
 
 
 class Weight(ir.LazyTensor):
