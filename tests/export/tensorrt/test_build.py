@@ -129,21 +129,24 @@ def test_trtexec() -> None:
 class Runtime:
     """Records the sessions that are asked for."""
 
-    def __init__(self, providers: list[str]) -> None:
-        self.providers, self.made = providers, list[Any]()
+    def __init__(self, providers: list[str], starts: list[str] | None = None) -> None:
+        self.providers, self.starts, self.made = providers, providers if starts is None else starts, list[Any]()
 
     def get_available_providers(self) -> list[str]:
         return self.providers
 
-    def InferenceSession(self, path: str, providers: list[Any]) -> str:
+    def InferenceSession(self, path: str, providers: list[Any]) -> Runtime:
         self.made.append((path, providers))
-        return "session"
+        return self
+
+    def get_providers(self) -> list[str]:
+        return self.starts
 
 
 def test_a_session_of_onnxruntime(tmp_path: Path) -> None:
     """A name that comes again stands for the next profile, as onnxruntime reads the option."""
     runtime = Runtime(["TensorrtExecutionProvider", "CUDAExecutionProvider"])
-    assert session(folder_with(tmp_path, [PROMPT, STEP]), "decoder", runtime) == "session"
+    assert session(folder_with(tmp_path, [PROMPT, STEP]), "decoder", runtime) is runtime
     [(path, [(name, options), fallback])] = runtime.made
     assert (path, name, fallback) == (str(tmp_path / "decoder.onnx"), "TensorrtExecutionProvider", "CUDAExecutionProvider")
     assert options["trt_profile_max_shapes"] == "ids:4x256,past:4x2x0,ids:4x1,past:4x2x255"
@@ -156,6 +159,12 @@ def test_a_session_of_onnxruntime(tmp_path: Path) -> None:
 def test_an_onnxruntime_without_tensorrt(tmp_path: Path) -> None:
     with pytest.raises(DiagnosticError, match="no TensorrtExecutionProvider, only CPUExecutionProvider"):
         session(folder_with(tmp_path, [PROMPT]), "decoder", Runtime(["CPUExecutionProvider"]))
+
+
+def test_an_onnxruntime_that_goes_on_without_tensorrt(tmp_path: Path) -> None:
+    runtime = Runtime(["TensorrtExecutionProvider", "CPUExecutionProvider"], ["CPUExecutionProvider"])
+    with pytest.raises(DiagnosticError, match="made decoder for CPUExecutionProvider in the place of TensorrtExecutionProvider"):
+        session(folder_with(tmp_path, [PROMPT]), "decoder", runtime)
 
 
 class Driver:

@@ -15,7 +15,8 @@ PROVIDER = "TensorrtExecutionProvider"
 def session(folder: str | Path, graph: str, onnxruntime: Any = None) -> Any:
     """A session of one graph; engines are built when it is made, and kept in `engines`.
 
-    What TensorRT does not take runs on CUDA, and is said by onnxruntime. Raises DiagnosticError where this onnxruntime has no TensorRT.
+    What TensorRT does not take runs on CUDA, and is said by onnxruntime. Raises DiagnosticError where this onnxruntime has no TensorRT,
+    and where it has, but goes on without.
     """
     if onnxruntime is None:
         import onnxruntime
@@ -34,4 +35,8 @@ def session(folder: str | Path, graph: str, onnxruntime: Any = None) -> Any:
     for key in ("trt_engine_cache_path", "trt_timing_cache_path"):
         (place / options[key]).mkdir(exist_ok=True)
         options[key] = str(place / options[key])
-    return onnxruntime.InferenceSession(str(place / described["onnx"]), providers=[(PROVIDER, options), "CUDAExecutionProvider"])
+    made = onnxruntime.InferenceSession(str(place / described["onnx"]), providers=[(PROVIDER, options), "CUDAExecutionProvider"])
+    if PROVIDER not in (ran := made.get_providers()):  # it goes on without a word
+        text = f"onnxruntime made {graph} for {', '.join(ran)} in the place of {PROVIDER}"
+        raise DiagnosticError(Diagnostic(C.NO_DEVICE, text, fix="what its log says is missing: a GPU, a driver, or TensorRT's libraries"))
+    return made
