@@ -81,6 +81,8 @@ class Exported:
         stop = [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id or ())
         done = np.zeros(len(ids), dtype=bool)
         tokens: list[np.ndarray] = []
+        real = as_array(values[mask]) if (mask := made["padding"]) in values else np.ones((len(ids), 0))
+        real = np.concatenate([real, np.ones((len(real), max_new_tokens), dtype=real.dtype)], axis=1)  # new tokens are no padding
         cache: Values = {}
         bound: dict[int, Bound] = {}
         phases = made if self.fed(made["prompt"], values) else made.get("text", {"prompt": made["step"], "step": made["step"]})
@@ -90,18 +92,18 @@ class Exported:
                 if id(step) not in bound:
                     bound[id(step)] = self.bound(step)
                 bound[id(step)](values, cache, max_new_tokens - count - 1)
-            token = np.where(done, pad_token_id, choose(as_array(values[made["logits"]])[:, -1].astype(np.float32, copy=False)))
+            token = choose(as_array(values[made["logits"]])[:, -1].astype(np.float32, copy=False))
+            token = np.where(done, pad_token_id, token) if stop else token
             tokens.append(token[:, None])
             if streamer:
                 streamer(token)
             if stop:
                 done |= np.isin(token, stop)
-            if done.all() or count + 1 == max_new_tokens:
+            if (stop and done.all()) or count + 1 == max_new_tokens:
                 break
-            values[written] = token[:, None].astype(ids.dtype)
-            if (mask := made["padding"]) in values:
-                old = as_array(values[mask])
-                values[mask] = np.concatenate([old, np.ones_like(old[:, :1])], axis=1)
+            values[written] = token[:, None].astype(ids.dtype, copy=False)
+            if mask in values:
+                values[mask] = real[:, : real.shape[1] - max_new_tokens + count + 1]
             for name in made["seen"]:
                 if name in values:
                     values[name] = as_array(values[name])[:, -1:]
@@ -142,6 +144,7 @@ class Exported:
             options = onnxruntime.SessionOptions()
             options.log_severity_level = 3
             options.intra_op_num_threads = self.threads
+            options.enable_mem_pattern = "cache" not in self.manifest["graphs"][name]  # a new plan for each length costs more than it saves
             path = self.folder / self.manifest["graphs"][name]["file"]
             try:
                 made = onnxruntime.InferenceSession(str(path), options, providers=self.providers)
