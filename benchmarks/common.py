@@ -55,14 +55,15 @@ class Table:
         return "\n".join([*lines, ""])
 
 
-def process(command: Sequence[str]) -> dict[str, Any]:
+def process(command: Sequence[str], **variables: str) -> dict[str, Any]:
     """Wall and processor seconds, peak resident memory in MB, and what the process printed last as JSON (if it did).
 
+    `variables` are of its environment.
     Raises RuntimeError with the output of a process that fails.
     """
     read, write = os.pipe()
     start = time.perf_counter()
-    child = subprocess.Popen(command, stdout=write, stderr=subprocess.PIPE, cwd=ROOT, env=environment())
+    child = subprocess.Popen(command, stdout=write, stderr=subprocess.PIPE, cwd=ROOT, env=environment("cuda" in command) | variables)
     os.close(write)
     with os.fdopen(read) as pipe:
         printed = pipe.read()
@@ -77,10 +78,11 @@ def process(command: Sequence[str]) -> dict[str, Any]:
     return {"seconds": seconds, "cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_mb": usage.ru_maxrss / 1024, **inner}
 
 
-def environment() -> dict[str, str]:
-    """One thread, no network, and byte code kept between runs, as an installed package has it."""
+def environment(cuda: bool = False) -> dict[str, str]:
+    """One thread, no network, no CUDA devices unless asked for, and byte code kept between runs, as an installed package has it."""
     kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    return {**kept, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    hidden = {} if cuda else {"CUDA_VISIBLE_DEVICES": ""}
+    return {**kept, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **hidden}
 
 
 def interleaved(commands: Mapping[str, Sequence[str]], runs: int = RUNS) -> dict[str, dict[str, Any]]:

@@ -6,12 +6,12 @@ import json
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from .common import PYTHON, Table, process
+from .device import seconds as timed
 
 ROUNDS, BATCH = 5, 8
 BASE = "transformers eager, float32"
@@ -34,7 +34,7 @@ def peer_of(kind: str) -> Any:
     return tf.CLIPModel(tf.CLIPConfig(text_config=small, vision_config={**tall, "patch_size": 16}, projection_dim=512)).eval()
 
 
-def run(kind: str, rounds: int) -> dict[str, Any]:
+def run(kind: str, rounds: int, device: str = "cpu") -> dict[str, Any]:
     """Images a second of each variant."""
     import copy
 
@@ -45,40 +45,36 @@ def run(kind: str, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         peer = peer_of(kind)
         peer.save_pretrained(folder)
+        peer = peer.to(device)
         narrow = copy.deepcopy(peer).bfloat16()
-        x = torch.randn(BATCH, 3, 224, 224)
+        x = torch.randn(BATCH, 3, 224, 224, device=device)
+        graphs = {"mode": "reduce-overhead"} if device == "cuda" else {}  # CUDA graphs
         calls: dict[str, Callable[[], Any]] = {
             BASE: lambda: peer.get_image_features(pixel_values=x),
             "transformers eager, bfloat16": lambda: narrow.get_image_features(pixel_values=x.bfloat16()),
         }
-        fast = torch.compile(copy.deepcopy(peer).get_image_features)
+        fast = torch.compile(copy.deepcopy(peer).get_image_features, **graphs)
         calls["transformers compiled, float32"] = lambda: fast(pixel_values=x)
-        fast_narrow = torch.compile(copy.deepcopy(narrow).get_image_features)
+        fast_narrow = torch.compile(copy.deepcopy(narrow).get_image_features, **graphs)
         calls["transformers compiled, bfloat16"] = lambda: fast_narrow(pixel_values=x.bfloat16())
         models = {}
         for mode, dtype in (("eager", "float32"), ("compile", "float32"), ("compile", "bfloat16")):
             label = f"vlmgraph {'eager' if mode == 'eager' else 'compiled'}, {dtype}"
-            models[label] = vlmgraph.load(folder, dtype=getattr(torch, dtype), mode=mode)
+            models[label] = vlmgraph.load(folder, device=device, dtype=getattr(torch, dtype), mode=mode)
             calls[label] = lambda model=models[label]: model.programs["encode_image"](pixel_values=x)  # type: ignore[misc]
-        session = runtime(peer, x, folder)
+        session = runtime(peer, x, folder) if device == "cpu" else None
         if session is not None:
             calls["onnxruntime, float32"] = lambda: session.run(None, {session.get_inputs()[0].name: x.numpy()})
         first = {}
         for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            cold = time.perf_counter() - start
-            start = time.perf_counter()
-            call()
-            first[name] = cold - (time.perf_counter() - start)
+            cold = timed(call, device)
+            first[name] = cold - timed(call, device)
         wanted, got = tensor(calls[BASE]()), tensor(calls["vlmgraph compiled, float32"]())
         parity = float((torch.nn.functional.normalize(got, dim=-1) - torch.nn.functional.normalize(wanted, dim=-1)).norm() / BATCH**0.5)
         seconds: dict[str, list[float]] = {name: [] for name in calls}
         for _ in range(rounds):
             for name, call in calls.items():
-                start = time.perf_counter()
-                call()
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(timed(call, device))
     rows = {
         n: {"images_per_second": BATCH / statistics.median(s), "compile_seconds": max(first[n], 0.0), "all": s} for n, s in seconds.items()
     }
@@ -118,8 +114,8 @@ def runtime(peer: Any, x: Any, folder: str) -> Any:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def measure(rounds: int = ROUNDS) -> Table:
-    found = {kind: process([PYTHON, "-m", "benchmarks.encode", kind, str(rounds)]) for kind in ("clip", "siglip")}
+def measure(rounds: int = ROUNDS, device: str = "cpu") -> Table:
+    found = {kind: process([PYTHON, "-m", "benchmarks.encode", kind, str(rounds), device]) for kind in ("clip", "siglip")}
     rows = []
     for kind, result in found.items():
         base = result["rows"][BASE]["images_per_second"]
@@ -132,10 +128,12 @@ def measure(rounds: int = ROUNDS) -> Table:
         for kind, r in found.items()
     }
     goals |= {f"{kind}: the same directions as transformers to 1e-4": r["parity"] < 1e-4 for kind, r in found.items()}
-    note = f"Batches of {BATCH} images of 224 x 224, one thread. Compile seconds: the first call less the second."
+    thread = ", one thread" if device == "cpu" else ""
+    note = f"Batches of {BATCH} images of 224 x 224{thread}. Compile seconds: the first call less the second."
     header = ["variant", "images/s", "times transformers", "compile s"]
-    return Table("encode", "Image encoders, ViT-B/16", header, rows, found, goals, note, rounds)
+    name, title = ("encode", "Image encoders, ViT-B/16") if device == "cpu" else ("encode_cuda", "Image encoders, ViT-B/16, CUDA")
+    return Table(name, title, header, rows, found, goals, note, rounds)
 
 
 if __name__ == "__main__":
-    print(json.dumps(run(sys.argv[1], int(sys.argv[2]))))
+    print(json.dumps(run(sys.argv[1], int(sys.argv[2]), sys.argv[3])))
