@@ -37,7 +37,8 @@ def row(name: str) -> str:
     served = found.engine
     told = [what for what, there in (("cut over devices", served.split), ("in a chain", served.stages)) if there]
     slots = processor.encoders[processor._text_entry()].slots
-    told += ["pictures"] if served.features and len(slots) == 1 else []
+    if served.features and len(slots) == 1:  # packed rows of several pictures do not say whose they are
+        told.append("pictures" if len(served.graph.types()[served.features].dims) > 2 else "pictures one at a time")
     return f"| {name} | yes | {', '.join(told)} |"
 
 
