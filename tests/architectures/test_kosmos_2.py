@@ -28,6 +28,7 @@ from tests.architectures.common import (
     trains,
 )
 from vlmgraph.diagnostics import DiagnosticError
+from vlmgraph.lower.generate.decoder import Decoder
 from vlmgraph.passes.expect import visual_tokens
 
 
@@ -109,10 +110,21 @@ def test_padding_takes_no_place(inputs) -> None:
     mask = torch.cat([torch.zeros(1, 3), torch.ones(1, 14)], 1).long()
     close(run(input_ids=torch.cat([pads, ids], 1), attention_mask=mask)[:, 3:], alone)
     places = model.positions(torch.tensor([[1, 7, 1, 8, 9]]))
-    assert places["positions"].tolist() == [[-1, 0, -1, 1, 2]] and places["next"].tolist() == [5]
+    assert places["positions"].tolist() == [[-1, 0, -1, 1, 2]] and places["next"].tolist() == [3]
     after = model.positions(torch.tensor([[7]]), next=places["next"])
-    assert after["positions"].tolist() == [[5]] and after["next"].tolist() == [6]
+    assert after["positions"].tolist() == [[3]] and after["next"].tolist() == [4]
     assert not model.llm.position(torch.tensor([[-1]])).any()
+    padded, steps = {"input_ids": torch.cat([pads, ids], 1), "attention_mask": mask}, torch.randint(10, 60, (4, 1))
+    with torch.no_grad():
+        ways = [
+            Decoder(model, "generate", given, "input_ids", cached, None)
+            for given in ({"input_ids": ids}, padded)
+            for cached in (True, False)
+        ]
+        first, *others = ([way.start(), *(way.step(token) for token in steps)] for way in ways)
+    for other in others:
+        for a, b in zip(other, first, strict=True):
+            close(a, b)
 
 
 def test_norms_inside_the_branches(inputs) -> None:

@@ -43,7 +43,7 @@ def written(model, program: str, given: dict[str, torch.Tensor], beams: bool) ->
     scores, greedy = [], []
     prompt, count = given[main].shape[1], STEPS
     placeholders = torch.tensor([*model.graph.tokens.values(), -1])
-    for use_cache in (True, False):  # of a spec that counts padding they differ (KOSMOS-2, as fairseq counts)
+    for use_cache in (True, False):
         decoder = Decoder(model, program, given, main, use_cache and cached, None)
         scores.append(torch.stack([decoder.start(), *(decoder.step(tokens[:, i]) for i in range(STEPS - 1))], dim=1))
         ids = model.generate(**given, max_new_tokens=count, use_cache=use_cache)

@@ -33,10 +33,10 @@ class Positions(nn.Module):
         if mask is not None and next is None:
             steps = steps * mask.to(steps.dtype)
         start = 0 if next is None else next[:, None]
-        if self.pad is not None:  # decoding goes on from the number of all tokens before, as fairseq counts
+        if self.pad is not None:  # decoding goes on from the real tokens before, as fairseq counts
             real = (ids != self.pad).to(steps.dtype)
-            positions = ((steps * real).cumsum(1) + start) * real - 1
-            return {"positions": positions, "next": (start + torch.full_like(ids, ids.shape[1]))[:, 0]}
+            places = (steps * real).cumsum(1) + start
+            return {"positions": places * real - 1, "next": places[:, -1]}
         positions = (steps.cumsum(1) - 1 + start).clamp(min=0)
         return {"positions": positions, "next": positions.amax(1) + 1}
 
