@@ -1,4 +1,4 @@
-"""`python -m benchmarks [check build compile scaling load curation generate generate_big lowbit encode onnx onnx_big stage]`: runs them.
+"""`python -m benchmarks [NAME ...]`: runs those named, or all (`NAMES`).
 
 README.md shows the latest results of each. `generate encode --device cuda` runs these two on a CUDA device; a result of its own each.
 """
@@ -12,7 +12,7 @@ from importlib import import_module
 from .common import page, save
 from .device import split
 
-NAMES = ("check", "build", "compile", "scaling", "load", "curation", "generate", "generate_big", "lowbit", "encode")
+NAMES = ("check", "build", "compile", "scaling", "load", "curation", "generate", "generate_big", "lowbit", "encode", "export")
 NAMES += ("onnx", "onnx_big", "stage")
 ON_DEVICES = ("generate", "encode")
 

@@ -53,6 +53,8 @@ def values_of(found: Captured, given: tuple[torch.Tensor, ...]) -> dict[str, Any
         def run_node(self, n: torch.fx.Node) -> Any:
             result = super().run_node(n)
             seen[n.name] = result
+            if isinstance(result, list):  # of a block that was captured by itself
+                seen.update((f"{n.name}__{i}", x) for i, x in enumerate(result))
             return result
 
     seen: dict[str, Any] = {}
