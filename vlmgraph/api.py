@@ -110,11 +110,14 @@ def load(path: str | Path, device: str = "cpu", dtype: Any = None, mode: str = "
 
 def export(model: CompiledModel, target: str, folder: str | Path, **options: Any) -> Any:
     """Write a model for a target found under entry-point group `vlmgraph.targets`. Raises DiagnosticError for an unknown one, and for
-    a quantised model."""
-    write = find_target(target)
-    if model.quantization is not None:
-        from .diagnostics import codes as C
+    a quantised or a compiled model."""
+    from .diagnostics import codes as C
 
+    write = find_target(target)
+    if model.mode != "eager":
+        text = f"{model.graph.name} is compiled for this process, and {target} takes the modules as they are built"
+        raise DiagnosticError(Diagnostic(C.CANNOT_EXPORT, text, fix='compile or load it with mode="eager"'))
+    if model.quantization is not None:
         text = f"{model.graph.name} is quantised for torch, whose codes {target} does not take"
         raise DiagnosticError(Diagnostic(C.CANNOT_EXPORT, text, fix="export it without quantize; a target has its own options for that"))
     return write(model, Path(folder), **options)

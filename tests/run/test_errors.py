@@ -97,7 +97,6 @@ def test_what_does_not_fit(model: str, options: list[str], code: str, says: str,
         (["--prompt", "x", "--num-beams", "0"], "not a number above 0"),
         (["--prompt", "x", "--max-new-tokens", "-1"], "below 0"),
         (["--prompt", "x", "--max-new-tokens", "many"], "invalid"),
-        (["--prompt", "x", "--device", "toaster"], "cannot be used"),
         (["--prompt", "x", "--device", "meta"], "holds no numbers"),
         (["--prompt", "x", "--dtype", "int8"], "invalid choice"),
         (["--prompt", "x", "-o", "x.gif"], "is a PNG"),
@@ -108,6 +107,11 @@ def test_what_does_not_fit(model: str, options: list[str], code: str, says: str,
 def test_command_lines_that_cannot_be_meant(options: list[str], says: str, run: Any, photos: list[Path]) -> None:
     said = run("janus", "--size", "tiny", *(photos[0] if o == "IMAGE" else o for o in options))
     assert said.code == 2 and says in said.err, said.err
+
+
+def test_a_device_that_is_not_there(run: Any) -> None:
+    said = run("janus", "--size", "tiny", "--prompt", "x", "--device", "toaster")
+    assert said.code == 1 and "VG0805" in said.err and "'toaster' cannot be used" in said.err, said.err
 
 
 def test_a_picture_that_cannot_be_written(run: Any, tmp_path: Path) -> None:

@@ -84,7 +84,9 @@ def export(
     model = model.eval()
     plan = planned(model, quantize) if quantize else None
     tables = model.spec.data.get("processor")
-    processor = model_processor(model.spec, model.graph) if tables else build_processor({}, model.graph.tokens, {})
+    origin = getattr(model, "origin", None)
+    place = origin.folder if isinstance(origin, Origin) else None
+    processor = model_processor(model.spec, model.graph, place) if tables else build_processor({}, model.graph.tokens, {})
     made: dict[str, Piece | Decoding] = {}
     graphs: dict[str, Any] = {}
     known: dict[object, Captured] = {}
@@ -139,7 +141,7 @@ def export(
     text = json.dumps(manifest(model, graphs, made, said, opset), indent=1)
     (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
     (folder / LOCK).write_text(lock_text(model.spec, model.graph), encoding="utf-8")
-    if isinstance(origin := getattr(model, "origin", None), Origin):
+    if isinstance(origin, Origin):
         _companions(origin, folder)
     report = Report(folder, rows, refused, list(graphs), alone)
     if far := [r for r in rows if not r.error <= allowed[r.graph]]:
