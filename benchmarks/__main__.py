@@ -13,7 +13,7 @@ from .common import page, save
 from .device import split
 
 NAMES = ("check", "build", "compile", "scaling", "load", "curation", "generate", "generate_big", "lowbit", "encode", "export")
-NAMES += ("onnx", "onnx_big", "stage")
+NAMES += ("onnx", "onnx_big", "cold", "stage")
 ON_DEVICES = ("generate", "encode")
 
 
