@@ -68,7 +68,13 @@ def measure(rounds: int = ROUNDS, layers: int = 24) -> Table:
     first = {name: statistics.median(r["first_seconds"] for r in runs) for name, runs in seen.items()}
     net = {name: first[name] - first[FIXED] for name in first}
     rows = [
-        [name, f"{first[name]:.1f}", f"{net[name]:.1f}", f"{net[WHOLE] / net[name]:.2f}" if net[name] else "", f"{runs[0]['cpu_seconds']:.0f}"]
+        [
+            name,
+            f"{first[name]:.1f}",
+            f"{net[name]:.1f}",
+            f"{net[WHOLE] / net[name]:.2f}" if net[name] else "",
+            f"{runs[0]['cpu_seconds']:.0f}",
+        ]
         for name, runs in seen.items()
     ]
     goals = {"by blocks at least 3.5 times faster than the whole, net of the sum": net[WHOLE] >= 3.5 * net[BLOCKS]}

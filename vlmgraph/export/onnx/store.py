@@ -64,6 +64,9 @@ class Store:
             tensor = value.const_value
             if tensor is None or tensor.nbytes <= SMALL:
                 continue
+            if isinstance(tensor, ir.ExternalTensor):  # of a graph that is written under another name, too
+                self.saved += tensor.nbytes
+                continue
             offset, length = self.place(tensor)
             value.const_value = ir.ExternalTensor(
                 DATA, offset, length, tensor.dtype, shape=tensor.shape, name=value.name, base_dir=self.folder
