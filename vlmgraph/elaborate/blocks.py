@@ -252,8 +252,8 @@ def expand_once(spec: Spec, wiring: Wiring, uses: Mapping[str, Use], id: str, co
     scope = Scope(prefix, frozenset([*inputs.values(), *ends.values()]), ends=ends)
     graph = part(block, "graph")
     for path, listed in (((*here, "edges"), block.get("edges")), ((*here, "graph", "edges"), graph.get("edges"))):
-        for at, text in edges_of(listed, path):
-            wiring.edge(fill(text, use.fields), spec.label(at), scope)
+        for key, text in edges_of(listed, path):
+            wiring.edge(fill(text, use.fields), spec.label(key), scope)
     for name, text in named.items():
         at = spec.label((*here, "outputs", name if isinstance(outputs, Mapping) else outputs.index(name)), "declared here")
         value = ends.get(name) or inner_value(wiring, text, at, scope) or wiring.UNKNOWN

@@ -17,7 +17,7 @@ from ..spec import Spec
 from .batches import Batches, batched
 from .blocks import Use, block_entries, expand_blocks, place_part, place_use, unfed_ports
 from .configs import Configs
-from .copies import open_copies, read_copies, shadow
+from .copies import Components, open_copies, read_copies, shadow
 from .declare import listed, read_objectives, read_programs, read_stages, read_ties
 from .ends import idle_components, tokens_outside, unfed_outputs, unused_inputs
 from .levels import lists_at_the_end, map_levels
@@ -37,7 +37,7 @@ def elaborate(spec: Spec, found: Collector | None = None) -> Graph | None:
     declared = read_types(spec, "outputs", found)
     check_owners(spec, inputs, declared, found)
     tokens = {k: v for k, v in table(data, "tokens").items() if isinstance(v, int) and not isinstance(v, bool)}
-    components = {id: (t, ("components", id)) for id, t in table(data, "components").items() if isinstance(t, Mapping)}
+    components: Components = {id: (t, ("components", id)) for id, t in table(data, "components").items() if isinstance(t, Mapping)}
     blocks = {name: t for name, t in table(data, "blocks").items() if isinstance(t, Mapping)}
     opened, copies = open_copies(components)
     tables, uses = expand_blocks(spec, opened, blocks, found)
@@ -60,7 +60,8 @@ def elaborate(spec: Spec, found: Collector | None = None) -> Graph | None:
     copied, same = shadow(nodes, [(copy, final) for copy, _, final in shadows], copies)
     copied = [node for node in copied if not node.component or node.component in configs.built]  # what is wrong with the others is said
     wiring.aliases.update(same | {f"{copy}.{value}": f"{copy}.{final}" for copy, value, final in shadows if final != value})
-    main, own = [], {}
+    main: list[Node] = []
+    own: dict[str, list[Node]] = {}
     whole = [names.node(node) for node in nodes] + copied
     batches = read_batches(spec, wiring, whole, names)
     of_batches = {alias: value for made in batches.values() for alias, value in made.aliases.items() if alias != value}

@@ -213,22 +213,22 @@ def read_stages(spec: Spec, wiring: Wiring, objectives: Mapping[str, Any]) -> di
                 )
         after = own.get("after", "")
         seen = [name]
-        at: Any = after
-        while isinstance(at, str) and at:
-            if at not in seen and spec.lacks("stages", at):
+        before: Any = after
+        while isinstance(before, str) and before:
+            if before not in seen and spec.lacks("stages", before):
                 break
-            if at not in tables or at in seen:
+            if before not in tables or before in seen:
                 text = (
-                    f"there is no stage {at!r}"
-                    if at not in tables
-                    else "stages come after one another in a circle: " + " -> ".join([*seen, at])
+                    f"there is no stage {before!r}"
+                    if before not in tables
+                    else "stages come after one another in a circle: " + " -> ".join([*seen, before])
                 )
-                close = difflib.get_close_matches(at, list(tables), 1) if at not in tables else []
+                close = difflib.get_close_matches(before, list(tables), 1) if before not in tables else []
                 fix = f"did you mean {close[0]!r}?" if close else None
                 wiring.found.add(Diagnostic(C.STAGE_ORDER, text, spec.label((*path, "after"), ""), fix=fix))
                 break
-            seen.append(at)
-            at = tables[at].get("after", "") if isinstance(tables[at], Mapping) else ""
+            seen.append(before)
+            before = tables[before].get("after", "") if isinstance(tables[before], Mapping) else ""
         init = read_init(spec, wiring, own.get("init", {}), tables, path)
         weights = {k: float(v) for k, v in weights.items() if isinstance(v, (int, float))} if isinstance(weights, Mapping) else {}
         stages[name] = Stage(tuple(train), tuple(freeze), weights or dict.fromkeys(objectives, 1.0), init, str(after))
@@ -280,7 +280,7 @@ def read_cache(spec: Spec, wiring: Wiring, names: list[str], path: tuple[str | i
     found: list[str] = []
     for i, name in enumerate(names):
         at = spec.label((*path, "cache", i), "")
-        head, parts = name, ()
+        head, parts = name, tuple[str, ...]()
         while head not in wiring.drafts and head not in wiring.configs.tables and "." in head:
             head, _, part = head.rpartition(".")
             parts = (part, *parts)

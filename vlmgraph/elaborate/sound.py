@@ -51,7 +51,8 @@ def division(spec: Spec, config: Component, path: tuple[str | int, ...], text: s
         name = next((f for f, own in written.items() if own.value == number and f in type(config).model_fields), None)
         if name is not None:
             labels.append(spec.label((*path, name), f"{name} is {number}"))
-    first, *others = [label for label in labels if label] or [at or spec.label(path, "here", "key")]
+    shown: list[Label | None] = [label for label in labels if label]
+    first, *others = shown or [at or spec.label(path, "here", "key")]
     below, above = size // part * part, (size // part + 1) * part
     fix = f"take {f'{below} or {above}' if below else above} instead of {size}, or a divisor of {size} instead of {part}"
     return Diagnostic(C.NOT_DIVISIBLE, f"{config.kind}: {text}", first, tuple(o for o in others if o), fix=fix)

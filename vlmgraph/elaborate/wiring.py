@@ -94,7 +94,7 @@ class Wiring(Ends):
             return
         if port in draft.inputs:
             if type_.list:
-                draft.inputs[port] = (*draft.inputs[port], *source)  # type: ignore[misc]
+                draft.inputs[port] = (*draft.inputs[port], *source)
                 return
             self.double(node, port, label)
             return

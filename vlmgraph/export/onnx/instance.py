@@ -55,13 +55,13 @@ def place(graph: ir.Graph, forms: dict[str, ir.Graph]) -> None:
                 value.name, value.shape = f"{call.label}/{value.name}", sizes(value.shape)
         copy.remove(inside)
         graph.insert_before(node, inside)
-        for old, new in zip(node.outputs, results):
-            new = entering.get(new, new)  # what passes through
+        for old, given in zip(node.outputs, results):
+            new = entering.get(given, given)  # what passes through
             assert new is not None
             if new.producer() is not None and new not in graph.outputs:
                 new.name, new.shape, new.type = old.name, old.shape, old.type
             ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-        graph.remove(node)
+        graph.remove(node, safe=True)
 
 
 def renamed_dims(form: ir.Graph, node: ir.Node) -> Callable[[ir.Shape | None], ir.Shape | None]:

@@ -72,7 +72,8 @@ class Decoding:
     def sharing(self, others: Sequence[Piece]) -> Decoding:
         """With pieces of `others` in the place of those that compute the same."""
         known = {p.key: p for p in others}
-        return Decoding(*(tuple(taking(p, known.get(p.key, p)) for p in part) for part in (self.prompt, self.step)))
+        prompt, step = (tuple(taking(p, known.get(p.key, p)) for p in part) for part in (self.prompt, self.step))
+        return Decoding(prompt, step)
 
 
 def taking(piece: Piece, other: Piece) -> Piece:

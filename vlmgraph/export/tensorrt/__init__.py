@@ -108,7 +108,7 @@ def write_graphs(
     from .prepare import prepare
 
     chosen = list(dict.fromkeys(g.program for g, _ in plan.graphs.values()))
-    given = {} if opset is None else {"opset": opset}
+    given: dict[str, Any] = {} if opset is None else {"opset": opset}
     made = export_onnx(model, folder / ONNX, programs=chosen, observe=observe, **given)
     report.refused |= made.refused
     manifest = json.loads((folder / ONNX / "manifest.json").read_text(encoding="utf-8"))

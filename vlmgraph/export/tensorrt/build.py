@@ -20,7 +20,7 @@ class BuildError(RuntimeError):
 def build(folder: Path, names: list[str] | None = None, trt: Any = None) -> list[Path]:
     """Build the engines of `names` (all of the plan) and write them beside it. Raises BuildError."""
     if trt is None:
-        import tensorrt as trt  # type: ignore[import-not-found, no-redef]
+        import tensorrt as trt  # type: ignore[no-redef]
     if int(trt.__version__.split(".")[0]) < 10:
         raise BuildError(f"TensorRT {trt.__version__} is too old: the plan is for 10 or later")
     plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))

@@ -22,7 +22,7 @@ def missing(load: Open = ctypes.CDLL, find: Callable[[str], Any] = importlib.uti
         found.append("the Python package tensorrt (10 or later) is not installed")
     else:
         try:
-            import tensorrt  # type: ignore[import-not-found]
+            import tensorrt
         except Exception as error:
             found.append(f"the Python package tensorrt is installed, but cannot be loaded: {error}")
         else:

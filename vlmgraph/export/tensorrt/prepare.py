@@ -121,7 +121,7 @@ def same(node: ir.Node) -> None:
 def taken_over(node: ir.Node, other: ir.Node) -> None:
     """`other` in the place of `node`, its output under the old name."""
     graph, out, new = graph_of(node), node.outputs[0], other.outputs[0]
-    new.dtype, new.shape = out.dtype, out.shape
+    new.type, new.shape = out.type, out.shape
     graph.insert_before(node, other)
     for user, index in list(out.uses()):
         user.replace_input_with(index, new)
@@ -138,7 +138,7 @@ def clipped(model: ir.Model, node: ir.Node) -> None:
         if bound is None:
             continue
         made = ir.node(op, [value, bound], name=f"{node.name}_{op.lower()}")
-        made.outputs[0].dtype, made.outputs[0].shape, made.outputs[0].name = out.dtype, out.shape, f"{out.name}.{op.lower()}"
+        made.outputs[0].type, made.outputs[0].shape, made.outputs[0].name = out.type, out.shape, f"{out.name}.{op.lower()}"
         graph.insert_before(node, made)
         value = made.outputs[0]
     assert value is not None

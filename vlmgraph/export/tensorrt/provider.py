@@ -19,7 +19,7 @@ def session(folder: str | Path, graph: str, onnxruntime: Any = None) -> Any:
     and where it has, but goes on without.
     """
     if onnxruntime is None:
-        import onnxruntime
+        import onnxruntime  # type: ignore[no-redef]
     place = Path(folder)
     plan = json.loads((place / "plan.json").read_text(encoding="utf-8"))
     if graph not in plan["graphs"]:

@@ -111,8 +111,8 @@ def read_processor(model: CompiledModel) -> tuple[Processor | None, list[str]]:
 def write_processor(model: CompiledModel, processor: Processor, made: Plan, folder: Path) -> list[str]:
     """Its files, and those of the tokenizer; what there is to say where it cannot stand alone."""
     origin = getattr(model, "origin", None)
-    for name in TOKENIZER_FILES if origin is not None else ():
-        if (origin.folder / name).is_file() and origin.folder.resolve() != folder.resolve():
+    for name in TOKENIZER_FILES:
+        if origin is not None and (origin.folder / name).is_file() and origin.folder.resolve() != folder.resolve():
             shutil.copyfile(origin.folder / name, folder / name)
     try:
         found = processing(processor, model.graph, made.prefix)
