@@ -67,7 +67,8 @@ def initializers(path: Path) -> dict[str, np.ndarray]:
 
 class TestDecoder:
     @pytest.fixture(scope="class")
-    def written(self, tmp_path_factory: pytest.TempPathFactory) -> tuple[CompiledModel, Path, list[str]]:
+    @classmethod
+    def written(cls, tmp_path_factory: pytest.TempPathFactory) -> tuple[CompiledModel, Path, list[str]]:
         model, folder = decoder(), tmp_path_factory.mktemp("decoder") / "onnx"
         with pytest.MonkeyPatch.context() as patch:
             seen = watched(patch)

@@ -44,7 +44,8 @@ def computed(path: Path) -> list[Any]:
 
 class TestExport:
     @pytest.fixture(scope="class")
-    def written(self, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, int]:
+    @classmethod
+    def written(cls, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, int]:
         """The folder of graphs, its report, and the most bytes of weights that were alive at once."""
         alive: dict[int, int] = {}
         most = 0

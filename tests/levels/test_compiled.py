@@ -26,3 +26,4 @@ def test_compiled(name: str) -> None:
     for output, tensor in wanted.items():
         # fused kernels sum in another order: float32 rounding over a few layers
         torch.testing.assert_close(got[output], tensor, rtol=2e-4, atol=2e-4)
+    assert fast.compiled_regions is not None and not fast.compiled_regions.recompilations, fast.compiled_regions.report()

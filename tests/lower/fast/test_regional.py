@@ -55,6 +55,17 @@ def test_sizes_do_not_compile_again(cache: str) -> None:
     assert not any("eager" in row for row in kinds.values())
 
 
+@torch.no_grad()
+def test_one_row_that_stands_for_all_samples_compiles_once() -> None:
+    """A resampler's first layer is given its queries expanded over the batch, the second what the first made of them."""
+    model = quick("flamingo")
+    model(**given("flamingo", SIZES[0], "forward"))
+    assert model.compiled_regions is not None
+    rows = {row["kind"]: row for row in model.compiled_regions.report()}
+    assert rows["ResamplerLayer"]["blocks"] == 2 and rows["ResamplerLayer"]["compilations"] == 1
+    assert not model.compiled_regions.recompilations
+
+
 @pytest.mark.slow
 def test_one_image_and_one_row_are_the_bound() -> None:
     """torch compiles sizes of 1 apart: two more forms at most, of the prompt and of a step."""
@@ -86,7 +97,7 @@ class Odd(nn.Module):
         self.a, self.b = nn.Linear(2, 2), nn.Linear(2, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.a(x) if float(x.sum()) > 0 else self.b(x)
+        return self.a(x) if float(x.detach().sum()) > 0 else self.b(x)
 
 
 def test_a_block_that_cannot_be_compiled_runs_eagerly_and_says_so() -> None:

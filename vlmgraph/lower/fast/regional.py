@@ -213,7 +213,7 @@ def caller(kind: Kind) -> Callable[..., Any]:
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         caches: list[tuple[LayerCache, Given]] = []
-        entering = tuple([entered(a, caches) for a in args])
+        entering = tuple([entered(spread(a) if not i else a, caches) for i, a in enumerate(args)])
         named = {name: entered(a, caches) for name, a in kwargs.items()} if kwargs else kwargs
         new = (*args, *kwargs.values())[0].shape[1] if caches else 0
         if kind.reason or torch.compiler.is_compiling() or stays_out(entering, named) or any(full(given, new) for _, given in caches):
@@ -244,6 +244,12 @@ def caller(kind: Kind) -> Callable[..., Any]:
 
 def autocast() -> bool:
     return any(torch.is_autocast_enabled(device) for device in ("cpu", "cuda"))
+
+
+def spread(x: Any) -> Any:
+    """What a block runs over, in memory of its own: the first of several blocks may be given one row for all samples, which is a form of
+    its own to torch."""
+    return x.contiguous() if isinstance(x, Tensor) and 0 in x.stride() else x
 
 
 def entered(argument: Any, caches: list[tuple[LayerCache, Given]]) -> Any:
