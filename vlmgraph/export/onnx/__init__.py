@@ -12,9 +12,9 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...diagnostics import Diagnostic, DiagnosticError
 from ...diagnostics import codes as C
@@ -22,7 +22,6 @@ from ...diagnostics import codes as C
 if TYPE_CHECKING:
     from ...lower.model import CompiledModel
     from .pieces import Decoding, Piece
-    from .samples import Run, Samples
     from .verify import Row
 
 
@@ -72,80 +71,45 @@ def export(
     from ...weights.load import LOCK, Origin
     from ...weights.lock import lock_text
     from ...weights.save import _companions
-    from .capture import Captured, capture
-    from .manifest import described, manifest
-    from .optimize import Changed
+    from .manifest import manifest
     from .optimize.kinds import planned
+    from .programs import decoding, single
     from .resident import resident
-    from .store import Store
-    from .verify import LIMITS, verify
+    from .verify import LIMITS
+    from .writer import Writer
 
-    usual = LIMITS[str(model.dtype).removeprefix("torch.")] if limit is None else limit
     model = model.eval()
-    plan = planned(model, quantize) if quantize else None
-    tables = model.spec.data.get("processor")
+    usual = LIMITS[str(model.dtype).removeprefix("torch.")] if limit is None else limit
     origin = getattr(model, "origin", None)
     place = origin.folder if isinstance(origin, Origin) else None
+    tables = model.spec.data.get("processor")
     processor = model_processor(model.spec, model.graph, place) if tables else build_processor({}, model.graph.tokens, {})
     made: dict[str, Piece | Decoding] = {}
-    graphs: dict[str, Any] = {}
-    known: dict[object, Captured] = {}
-    changed: dict[object, Changed] = {}
     refused: dict[str, Diagnostic] = {}
-    rows: list[Row] = []
-    alone: list[Row] = []
-    allowed: dict[str, float] = {}
-    folder.mkdir(parents=True, exist_ok=True)
-    store = Store(folder)
-
-    def written(run: Run) -> None:
-        observe(run.piece.name)
-        key = run.piece.key
-        found = known[key].renamed(run) if key in known else capture(run, opset)
-        if key not in known:
-            changed[key] = Changed.of(found, optimize, plan, usual if limit is None else limit, limit is None)
-        known[key] = found
-        path = folder / f"{run.piece.name}.onnx"
-        store.write(found.model, path)
-        try:
-            made = verify(found, path, changed[key].limit, bool(changed[key].held))
-        except DiagnosticError:
-            path.unlink()
-            raise
-        rows.extend(made)
-        alone.extend(r for part in changed[key].alone.values() for r in part)
-        graphs[run.piece.name] = described(found, made) | changed[key].json()
-        allowed[run.piece.name] = changed[key].limit
-
-    there = contextlib.ExitStack()
-    there.enter_context(resident(model))
-    try:
+    write = Writer(folder, opset, optimize, planned(model, quantize) if quantize else None, usual, limit is not None, observe)
+    with contextlib.closing(write.store), resident(model):
         decoders = 0
         for name in programs if programs is not None else list(model.graph.programs):
             try:
                 if model.graph.programs[name].cache:
-                    made[name] = decoding(model, processor, name, f"{name}." if decoders else "", written)
+                    made[name] = decoding(model, processor, name, f"{name}." if decoders else "", write)
                     decoders += 1
                 else:
-                    made[name] = single(model, processor, name, written)
+                    made[name] = single(model, processor, name, write)
             except DiagnosticError as error:
                 if {d.code for d in error.diagnostics} != {C.CANNOT_EXPORT}:
                     raise
                 refused[name] = error.diagnostics[0]
-    finally:
-        there.close()
-        store.close()
     if not made:
         raise DiagnosticError(*refused.values())
-    said = {name: f"{d.message}" for name, d in refused.items()}
-    text = json.dumps(manifest(model, graphs, made, said, opset), indent=1)
+    text = json.dumps(manifest(model, write.graphs, made, {name: d.message for name, d in refused.items()}, opset), indent=1)
     (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
     (folder / LOCK).write_text(lock_text(model.spec, model.graph), encoding="utf-8")
     if isinstance(origin, Origin):
         _companions(origin, folder)
-    report = Report(folder, rows, refused, list(graphs), alone)
-    if far := [r for r in rows if not r.error <= allowed[r.graph]]:
-        raise DiagnosticError(*departures(far, allowed, report))
+    report = Report(folder, write.rows, refused, list(write.graphs), write.alone)
+    if far := [r for r in write.rows if not r.error <= write.allowed[r.graph]]:
+        raise DiagnosticError(*departures(far, write.allowed, report))
     return report
 
 
@@ -162,62 +126,6 @@ def departures(far: list[Row], allowed: Mapping[str, float], report: Report) -> 
         notes = (*([f"the first value that departs: {first}"] if first else []), table(report.rows))
         found.append(Diagnostic(C.EXPORT_DEPARTS, text, notes=notes))
     return found
-
-
-def single(model: Any, processor: Any, name: str, written: Callable[[Run], None]) -> Piece:
-    """A program without a cache: one graph."""
-    from .pieces import whole
-    from .samples import Samples, run_whole
-
-    samples = Samples(model, processor, name)
-    piece = whole(model.programs[name].graph(frozenset(samples.inputs[0])))
-    written(run_whole(model, piece, samples))
-    return piece
-
-
-def decoding(model: Any, processor: Any, name: str, prefix: str, written: Callable[[Run], None]) -> Decoding:
-    """A program with a cache: its pieces, and others for texts without media where a step does not compute what such a prompt does."""
-    from .samples import Samples
-    from .widen import REFUSALS
-
-    samples = Samples(model, processor, name)
-    made = parts(model, samples, prefix, written)
-    try:
-        alone = Samples(model, processor, name, media=False)
-    except REFUSALS:  # no text without media
-        return made
-    if alone.inputs[0].keys() == samples.inputs[0].keys():
-        return made
-    text = pieces_of(model, alone, f"{prefix}text.", made.pieces)
-    if made.serves(list(alone.inputs[0])) and {p.name for p in text.prompt} <= {p.name for p in made.step}:
-        return made
-    return replace(made, text=parts(model, alone, f"{prefix}text.", written, made.pieces))
-
-
-def parts(model: Any, samples: Samples, prefix: str, written: Callable[[Run], None], there: tuple[Piece, ...] = ()) -> Decoding:
-    """The pieces that samples go through, written unless they are `there` already. The decoder is one graph for prompt and steps, unless
-    media or an encoder fill its cache once."""
-    from .samples import run_decoding
-
-    made = pieces_of(model, samples, prefix, there)
-    runs = run_decoding(model, made, samples)
-    if any(s.once for r in runs for s in r.slots) and len(made.pieces) < len(made.prompt) + len(made.step):
-        made = pieces_of(model, samples, prefix, there, merged=False)
-        runs = run_decoding(model, made, samples)
-    for run in runs:
-        if run.piece.name not in {p.name for p in there}:
-            written(run)
-    return made
-
-
-def pieces_of(model: Any, samples: Samples, prefix: str, there: tuple[Piece, ...], merged: bool = True) -> Decoding:
-    from .pieces import cut
-    from .samples import stepping
-
-    program, ids = model.programs[samples.name], samples.start()
-    prompt = program.graph(frozenset(samples.inputs[0]))
-    step = program.graph(stepping(model.graph, samples.inputs[0], prompt, ids), True)
-    return cut(model.graph, prompt, step, prefix, merged).sharing(there)
 
 
 __all__ = ["Report", "export"]
