@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from ..ir.graph import CALL, SLICE, Graph, Node
 from .slice import ProgramGraph
 
 
-def last_position(graph: Graph, program: ProgramGraph, output: str = "logits") -> ProgramGraph:
-    """The program with `output` [B, 1, ...] of the last position, cut in front of the head that makes it.
+def last_position(graph: Graph, program: ProgramGraph, outputs: Iterable[str] = ("logits",)) -> ProgramGraph:
+    """The program with `outputs` [B, 1, ...] of the last position, each cut in front of the head that makes it.
 
-    As it was where anything else reads what that head gives, or where no such head makes the output.
+    An output stays as it was where anything else reads what that head gives, or where no such head makes it.
     """
-    value = program.outputs.get(output, "")
+    for output in outputs:
+        program = _cut(graph, program, program.outputs.get(output, ""))
+    return program
+
+
+def _cut(graph: Graph, program: ProgramGraph, value: str) -> ProgramGraph:
     at = next((i for i, node in enumerate(program.nodes) if value in dict(node.values())), None)
     if at is None:
         return program

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ...nn.cache import KVCache, LayerCache
@@ -100,26 +99,3 @@ class Flat(nn.Module):
         caches = refilled(self.caches, self.slots if self.past else (), pasts)
         out: dict[str, Any] = self.module(*values[: self.count], *(caches[c] for c in self.caches))
         return (*(out[name] for name in self.outputs), *(held(caches, slot) for slot in self.slots))
-
-
-def last_position(module: torch.fx.GraphModule, cached: Sequence[str], outputs: Mapping[str, str]) -> torch.fx.GraphModule:
-    """The module with what leaves a cached component cut to its last token, where all that reads it works token by token.
-
-    A value that is an output itself stays whole.
-    """
-    for node in list(module.graph.nodes):
-        if node.op == "call_module" and node.target in cached and not (set(node.users) & {module.graph.output_node()}):
-            readers = list(node.users)
-            if any(str(user.target) == "<built-in function getitem>" for user in readers):
-                continue
-            with module.graph.inserting_after(node):
-                cut = module.graph.call_function(last_token, (node,))
-            for user in readers:
-                user.replace_input_with(node, cut)
-    module.recompile()
-    return module
-
-
-def last_token(x: Tensor) -> Tensor:
-    """[B, N, d] → [B, 1, d]."""
-    return x[:, -1:]

@@ -15,9 +15,10 @@ from ...ir.types import Type
 from ...lower.example import Amount, example_inputs
 from ...lower.program import lower_program
 from ...nn.cache import KVCache
+from ...passes.last import last_position
 from ...passes.slice import ProgramGraph
 from .drawn import Draws, as_inputs
-from .flat import Flat, Slot, last_position, slots_of
+from .flat import Flat, Slot, slots_of
 from .pieces import WRITTEN, Decoding, Piece
 from .widen import REFUSALS, widened
 
@@ -123,11 +124,9 @@ class Run:
 
 def lowered(model: CompiledModel, piece: Piece) -> nn.Module:
     """The fx module of a piece; its outputs go by their values."""
+    graph = model.programs[piece.program.name].source if piece.program.name in model.programs else model.graph
     program = replace(piece.program, outputs={v: v for v in piece.outputs}, carry={})
-    module = lower_program(
-        model.programs[piece.program.name].source if piece.program.name in model.programs else model.graph, program, model
-    )
-    return last_position(module, piece.cache, piece.outputs) if piece.last else module
+    return lower_program(graph, last_position(graph, program, piece.outputs) if piece.last else program, model)
 
 
 def stepping(graph: Graph, values: Values, prompt: ProgramGraph, ids: str) -> frozenset[str]:
