@@ -102,6 +102,7 @@ def write_graphs(
     model: CompiledModel, folder: Path, plan: Plan, opset: int | None, report: Report, observe: Callable[[str], None]
 ) -> dict[str, Any]:
     """Export and prove the graphs, then write those for TensorRT. Gives what the parser's list says of each."""
+    from ...ir.roles import role_of
     from ..onnx import export as export_onnx
     from .agree import disagreements
     from .operators import gaps, published
@@ -114,17 +115,11 @@ def write_graphs(
     manifest = json.loads((folder / ONNX / "manifest.json").read_text(encoding="utf-8"))
     if wrong := disagreements(plan, manifest):
         raise DiagnosticError(*wrong)
-    roles = {name: config.role or "op" for name, config in model.graph.components.items()}
-
-    def role_of(path: str) -> str:
-        known = [c for c in roles if path == c or path.startswith(f"{c}.")]
-        return roles[max(known, key=len)] if known else "op"
-
     found: dict[str, Any] = {}
     for name, (graph, _) in plan.graphs.items():
         if name in manifest["graphs"]:
             source = folder / ONNX / manifest["graphs"][name]["file"]
-            ready = prepare(source, folder / f"{name}.onnx", graph.inputs, plan.options.precision, role_of)
+            ready = prepare(source, folder / f"{name}.onnx", graph.inputs, plan.options.precision, role_of(model.graph))
             found[name] = [g.json() for g in gaps(ready)]
     return {"source": published()["source"], "version": published()["version"], "not_covered": found}
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...diagnostics import Diagnostic, DiagnosticError
 from ...diagnostics import codes as C
+from ...ir.roles import ROLES
 from .commands import provider_options, trtexec
 from .graphs import Planned, drawn, graphs_of
 from .limits import Limits
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from ...lower.model import CompiledModel
 
 FORMAT = 1
-ROLES = ("encoder", "connector", "embedding", "decoder", "head", "op")
 PRECISIONS = ("float32", "float16", "bfloat16")
 RELATIONS = (
     "dims of one name are one number in all inputs of a graph",

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ....diagnostics import Diagnostic, DiagnosticError
 from ....diagnostics import codes as C
+from ....ir.roles import OP, ROLES, role_of
 from .quantize import Kind, Plan
 
 if TYPE_CHECKING:
     from ....lower.model import CompiledModel
 
-ROLES = ("encoder", "connector", "embedding", "decoder", "head", "op")
 LANGUAGE = ("decoder", "head")
 """What a type without a role is for: vision stays as it is. An embedding that is tied to a quantized head follows it."""
 BITS = {"int8": 8, "int4": 4}
@@ -46,29 +46,17 @@ def planned(model: CompiledModel, texts: Sequence[str]) -> Plan:
     head = kinds.get("head")
     if "embedding" not in kinds and head is not None and tied(model):
         kinds["embedding"] = head
-    role_of = roles(model)
-    there = {config.role or "op" for config in model.graph.components.values()}
+    there = {config.role or OP for config in model.graph.components.values()}
     if not there & {role for role, kind in kinds.items() if kind is not None}:
         text = f"{model.graph.name} has nothing of the roles that are to be quantized: {', '.join(kinds)}"
         raise DiagnosticError(Diagnostic(C.BAD_OPTION, text, fix=f"its roles: {', '.join(sorted(there))}; --quantize ROLE=int8"))
-    return Plan({role: kind for role, kind in kinds.items() if kind is not None}, role_of)
-
-
-def roles(model: CompiledModel) -> Callable[[str], str]:
-    """The role of the component that a module's path is in."""
-    known = {name: config.role or "op" for name, config in model.graph.components.items()}
-
-    def role_of(path: str) -> str:
-        inside = [c for c in known if path == c or path.startswith(f"{c}.")]
-        return known[max(inside, key=len)] if inside else "op"
-
-    return role_of
+    return Plan({role: kind for role, kind in kinds.items() if kind is not None}, role_of(model.graph))
 
 
 def tied(model: CompiledModel) -> bool:
     """Whether a weight of an embedding is one of a head too."""
-    role_of = roles(model)
+    role = role_of(model.graph)
     held: dict[int, set[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        held.setdefault(id(parameter), set()).add(role_of(name))
+        held.setdefault(id(parameter), set()).add(role(name))
     return any({"embedding", "head"} <= found for found in held.values())

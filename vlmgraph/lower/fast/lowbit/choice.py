@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from ....diagnostics import Diagnostic, DiagnosticError
 from ....diagnostics import codes as C
+from ....ir import roles as ir
 
-ROLES = ("encoder", "connector", "embedding", "decoder", "head")
+ROLES = tuple(role for role in ir.ROLES if role != ir.OP)
 USUAL = ("decoder", "head")
 """The language model, which is read anew for every token. Vision and connectors run once a picture, and suffer more."""
 BITS = {"int8": 8, "int4": 4}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ....diagnostics import Diagnostic, DiagnosticError
 from ....diagnostics import codes as C
+from ....ir.roles import role_of
 from ....nn.mla import LatentAttention
 from ....nn.moe import MixtureOfExperts, StackedExperts
 from .choice import BITS, Choice, chosen
@@ -112,14 +113,13 @@ def quantize(model: CompiledModel, choice: Choice) -> Quantization:
 
 def places(model: CompiledModel) -> Iterator[Place]:
     """Everything that holds a matrix which could be quantised."""
-    roles = {name: config.role for name, config in model.graph.components.items()}
+    role = role_of(model.graph)
     for path, owner in model.named_modules():
         kept = next((names for kind, names in KEPT.items() if isinstance(owner, kind)), {})
         for name, module in owner._modules.items():
             full = f"{path}.{name}" if path else name
-            known = [component for component in roles if full == component or full.startswith(f"{component}.")]
-            if known and isinstance(module, (nn.Linear, nn.Embedding, StackedExperts)) and not isinstance(module, LowBitExperts):
-                yield Place(owner, name, module, full, roles[max(known, key=len)], kept.get(name, ""))
+            if isinstance(module, (nn.Linear, nn.Embedding, StackedExperts)) and not isinstance(module, LowBitExperts):
+                yield Place(owner, name, module, full, role(full), kept.get(name, ""))
 
 
 def groups(model: CompiledModel) -> list[list[Place]]:
