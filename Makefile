@@ -25,6 +25,11 @@ $(VENV)/.dev: $(BIN)/python pyproject.toml setup.py constraints.txt
 	@$(call quiet,$(PIP) --editable '.[dev]')
 	@touch $@ $(VENV)/.demo
 
+$(VENV)/.bench: $(VENV)/.bench
+	@echo "installing what benchmarks are measured beside into $(VENV)"
+	@$(call quiet,$(PIP) --editable '.[dev,bench]')
+	@touch $@
+
 demo: $(VENV)/.demo
 	@$(BIN)/python scripts/demo.py $(SPEC)
 
@@ -37,14 +42,14 @@ test: lint
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not slow' -q
 
 test-all: lint
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -q
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q
 
 # every test, and what each proves of which spec: docs/status.md
 status: lint
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -q --status
 	@$(BIN)/python -m tests.status
 
-bench: $(VENV)/.dev
+bench: $(VENV)/.bench
 	@$(BIN)/python -m benchmarks
 
 clean:

@@ -102,7 +102,7 @@ def interleaved(commands: Mapping[str, Sequence[str]], runs: int = RUNS) -> dict
 
 def versions() -> dict[str, str]:
     found = {"Python": platform.python_version()}
-    for package in ("vlmgraph", "torch", "transformers", "pydantic"):
+    for package in ("vlmgraph", "torch", "transformers", "pydantic", "onnxruntime", "onnxruntime-genai"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
