@@ -21,6 +21,7 @@ from vlmgraph.export.tensorrt.agree import disagreements
 from vlmgraph.export.tensorrt.build import build
 from vlmgraph.export.tensorrt.operators import gaps, published
 from vlmgraph.export.tensorrt.prepare import conform
+from vlmgraph.ir.roles import Choice
 
 LIMITS = Limits(batch=(1, 2, 3), text=(1, 4, 9))
 
@@ -215,9 +216,9 @@ def test_other_nodes_give_the_same_values(op: str, dtype: ir.DataType, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("precision", "said"), [({"eyes": "float16"}, "no role 'eyes'"), ({"decoder": "int3"}, "precision 'int3' of decoder")]
+    ("precision", "said"), [({"eyes": "float16"}, "no role 'eyes'"), (["float16", "decoder=int3"], "decoder=int3: there is no type 'int3'")]
 )
-def test_precision_that_cannot_be_meant(precision: dict[str, str], said: str, tmp_path: Path) -> None:
+def test_precision_that_cannot_be_meant(precision: Choice, said: str, tmp_path: Path) -> None:
     with pytest.raises(DiagnosticError, match=said):
         export(tiny("clip")[0], tmp_path, plan_only=True, precision=precision)
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...diagnostics import Diagnostic, DiagnosticError
 from ...diagnostics import codes as C
+from ...ir.roles import Choice, role_of
 from .limits import Limits, parse_limits
-from .plan import Options, Plan, check_precision, make_plan, parse_precision
+from .plan import Options, Plan, make_plan, precisions
 
 if TYPE_CHECKING:
     from ...lower.model import CompiledModel
@@ -46,7 +47,7 @@ def export(
     folder: Path,
     plan_only: bool = False,
     limits: Limits | Sequence[str] = (),
-    precision: dict[str, str] | Sequence[str] = (),
+    precision: Choice = (),
     programs: list[str] | None = None,
     opset: int | None = None,
     observe: Callable[[str], None] = lambda name: None,
@@ -65,7 +66,7 @@ def export(
             raise DiagnosticError(
                 Diagnostic(C.CANNOT_EXPORT, f"{model.graph.name} has no weights to build an engine of", fix="--plan-only")
             )
-    options = Options(dict(precision) if isinstance(precision, dict) else parse_precision(precision))
+    options = Options(precisions(precision))
     plan = make_plan(model, limits if isinstance(limits, Limits) else parse_limits(list(limits)), options, programs)
     folder.mkdir(parents=True, exist_ok=True)
     report = Report(folder, plan, refused=dict(plan.refused))
@@ -90,7 +91,7 @@ def preflight(plan_only: bool = False, limits: Sequence[str] = (), precision: Se
     from .missing import cannot_build, missing
 
     parse_limits(list(limits))
-    check_precision(parse_precision(precision))
+    precisions(precision)
     if not plan_only and (lacking := missing()):
         raise DiagnosticError(cannot_build(lacking))
 
@@ -102,7 +103,6 @@ def write_graphs(
     model: CompiledModel, folder: Path, plan: Plan, opset: int | None, report: Report, observe: Callable[[str], None]
 ) -> dict[str, Any]:
     """Export and prove the graphs, then write those for TensorRT. Gives what the parser's list says of each."""
-    from ...ir.roles import role_of
     from ..onnx import export as export_onnx
     from .agree import disagreements
     from .operators import gaps, published

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...diagnostics import Diagnostic, DiagnosticError
 from ...diagnostics import codes as C
-from ...ir.roles import ROLES
+from ...ir.roles import ROLES, Choice, by_role
 from .commands import provider_options, trtexec
 from .graphs import Planned, drawn, graphs_of
 from .limits import Limits
@@ -101,7 +101,7 @@ def make_plan(model: CompiledModel, limits: Limits, options: Options, programs: 
     """Plan the programs (all that are declared), in the order of the target `onnx`. Raises DiagnosticError where none can be planned."""
     from ...processor.model import model_processor
 
-    check_precision(options.precision, str(model.dtype).removeprefix("torch."))
+    precisions(options.precision, str(model.dtype).removeprefix("torch."))
     twin = on_meta(model)
     processor = model_processor(twin.spec, twin.graph)
     tables = twin.spec.data.get("processor") or {}
@@ -144,21 +144,12 @@ def on_meta(model: CompiledModel) -> CompiledModel:
     return CompiledModel(model.spec, model.graph, "meta", model.dtype, "eager")
 
 
-def check_precision(precision: Mapping[str, str], dtype: str = "float32") -> None:
-    for role, kind in precision.items():
-        if role not in ROLES:
-            raise DiagnosticError(Diagnostic(C.BAD_OPTION, f"there is no role {role!r}", fix=f"roles: {', '.join(ROLES)}"))
-        if kind not in PRECISIONS:
-            raise DiagnosticError(Diagnostic(C.BAD_OPTION, f"precision {kind!r} of {role}", fix=f"one of {', '.join(PRECISIONS)}"))
-        if dtype != "float32" and kind != dtype:
+def precisions(given: Choice, dtype: str = "float32") -> dict[str, str]:
+    """Types of products by role, `float16` for all. Raises DiagnosticError for roles and types that there are not, or not in a graph that
+    is in `dtype` throughout."""
+    found = by_role(given, "precision", {kind: kind for kind in PRECISIONS}, ROLES)
+    for role, kind in found.items():
+        if dtype not in ("float32", kind):
             text = f"{role} in {kind}, but the graph is in {dtype} throughout"
             raise DiagnosticError(Diagnostic(C.BAD_OPTION, text, fix="export from float32 weights, and let the precision of roles decide"))
-
-
-def parse_precision(texts: Sequence[str]) -> dict[str, str]:
-    """`float16` for all roles, or `encoder=float16`; later ones win."""
-    found: dict[str, str] = {}
-    for text in texts:
-        role, separator, kind = text.rpartition("=")
-        found |= {role: kind} if separator else dict.fromkeys(ROLES, kind)
     return found

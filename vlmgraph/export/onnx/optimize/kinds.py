@@ -7,37 +7,26 @@ from typing import TYPE_CHECKING
 
 from ....diagnostics import Diagnostic, DiagnosticError
 from ....diagnostics import codes as C
-from ....ir.roles import OP, ROLES, role_of
+from ....ir.roles import LANGUAGE, OP, by_role, role_of
 from .quantize import Kind, Plan
 
 if TYPE_CHECKING:
     from ....lower.model import CompiledModel
 
-LANGUAGE = ("decoder", "head")
-"""What a type without a role is for: vision stays as it is. An embedding that is tied to a quantized head follows it."""
 BITS = {"int8": 8, "int4": 4}
 BLOCKS = (16, 32, 64, 128, 256)
-OFF = "none"
+TYPES: dict[str, Kind | None] = {
+    **{name: Kind(bits) for name, bits in BITS.items()},
+    **{f"{name}:{block}": Kind(bits, block) for name, bits in BITS.items() for block in BLOCKS},
+    "none": None,
+}
 LIMITS = {8: 0.1, 4: 0.6}
 """Relative error that an output of a graph with weights of so many bits may have."""
 
 
 def parse(texts: Sequence[str]) -> dict[str, Kind | None]:
     """`int4`, `head=int8`, `encoder=int4:128`, `head=none` → the type by role; later ones win. Raises DiagnosticError for others."""
-    found: dict[str, Kind | None] = {}
-    for text in texts:
-        role, equals, name = text.rpartition("=")
-        kind, colon, block = name.partition(":")
-        if equals and role not in ROLES:
-            raise DiagnosticError(
-                Diagnostic(C.BAD_OPTION, f"--quantize {text}: there is no role {role!r}", fix=f"roles: {', '.join(ROLES)}")
-            )
-        if kind not in (*BITS, OFF) or (colon and (kind == OFF or block not in map(str, BLOCKS))):
-            fix = f"int8, int4, either with :{'|'.join(map(str, BLOCKS))} values to a scale, or {OFF}"
-            raise DiagnosticError(Diagnostic(C.BAD_OPTION, f"--quantize {text}: there is no type {name!r}", fix=fix))
-        made = None if kind == OFF else Kind(BITS[kind], int(block or 32))
-        found |= {role: made} if equals else dict.fromkeys(LANGUAGE, made)
-    return found
+    return by_role(texts, "--quantize", TYPES, LANGUAGE)  # an embedding that is tied to a quantized head follows it
 
 
 def planned(model: CompiledModel, texts: Sequence[str]) -> Plan:
