@@ -18,7 +18,7 @@ from ..passes.objectives import objective_graph
 from ..passes.slice import MissingInput, ProgramGraph, slice_program
 from ..spec import Spec
 from .build import allocate, build_modules
-from .generate import generate, stream
+from .generate import Recordings, generate, stream
 from .inputs import Watch, check_placeholders, prepared, unfed_placeholders
 from .program import lower_program
 from .sample_image import draw, pixels
@@ -130,11 +130,13 @@ class CompiledModel(nn.Module):
         self.eval()
         self.compiled_regions: Regions | None = None
         """With `mode="compile"`: what was compiled, how often and for how long, `compiled_regions.report()`."""
+        self.recorded_steps: Recordings | None = None
+        """With `mode="compile"`: steps of decoding that are recorded and replayed on a CUDA device, `recorded_steps.report()`."""
         if mode == "compile":
             from .fast import Regions, fuse  # what compiles takes seconds to import
 
             fuse(self)
-            self.compiled_regions = Regions(self)
+            self.compiled_regions, self.recorded_steps = Regions(self), Recordings()
 
     @property
     def device(self) -> torch.device:

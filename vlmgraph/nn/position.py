@@ -120,6 +120,10 @@ class RelativeBias(nn.Module):
     def forward(self, count: int, past: int = 0, device: torch.device | None = None) -> Tensor:
         query = torch.arange(past, past + count, device=device)[:, None]
         key = torch.arange(past + count, device=device)[None]
+        return self.scores(query, key)
+
+    def scores(self, query: Tensor, key: Tensor) -> Tensor:
+        """Places [N, 1] and [1, K] → [1, heads, N, K]."""
         return F.embedding(self.bucket(key - query), self.weight).permute(2, 0, 1)[None]
 
     def bucket(self, distance: Tensor) -> Tensor:
@@ -144,10 +148,14 @@ class ALiBi(nn.Module):
         self.heads, self.largest = heads, largest
 
     def forward(self, count: int, past: int = 0, device: torch.device | None = None) -> Tensor:
-        power = 2 ** math.ceil(math.log2(self.heads))
-        slopes = 2.0 ** -(torch.arange(1, power + 1, device=device) * (self.largest / power))
-        if power != self.heads:  # every second slope first, as the reference fills up to a power of two
-            slopes = torch.cat([slopes[1::2], slopes[0::2]])[: self.heads]
         query = torch.arange(past, past + count, device=device)[:, None]
         key = torch.arange(past + count, device=device)[None]
+        return self.scores(query, key)
+
+    def scores(self, query: Tensor, key: Tensor) -> Tensor:
+        """Places [N, 1] and [1, K] → [1, heads, N, K]."""
+        power = 2 ** math.ceil(math.log2(self.heads))
+        slopes = 2.0 ** -(torch.arange(1, power + 1, device=key.device) * (self.largest / power))
+        if power != self.heads:  # every second slope first, as the reference fills up to a power of two
+            slopes = torch.cat([slopes[1::2], slopes[0::2]])[: self.heads]
         return -slopes[None, :, None, None] * (query - key).abs()

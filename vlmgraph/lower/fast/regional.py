@@ -7,6 +7,8 @@ import time
 import types
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -130,6 +132,19 @@ class Kind:
         self.remember(key, bound)
 
 
+BUILT: ContextVar[bool] = ContextVar("BUILT", default=False)
+
+
+@contextmanager
+def as_built() -> Iterator[None]:
+    """Blocks run as they are, not as they were compiled."""
+    before = BUILT.set(True)
+    try:
+        yield
+    finally:
+        BUILT.reset(before)
+
+
 class Wrong(Exception):
     """What is wrong with a compilation, and what its block gives."""
 
@@ -216,7 +231,13 @@ def caller(kind: Kind) -> Callable[..., Any]:
         entering = tuple([entered(spread(a) if not i else a, caches) for i, a in enumerate(args)])
         named = {name: entered(a, caches) for name, a in kwargs.items()} if kwargs else kwargs
         new = (*args, *kwargs.values())[0].shape[1] if caches else 0
-        if kind.reason or torch.compiler.is_compiling() or stays_out(entering, named) or any(full(given, new) for _, given in caches):
+        if (
+            kind.reason
+            or BUILT.get()
+            or torch.compiler.is_compiling()
+            or stays_out(entering, named)
+            or any(full(given, new) for _, given in caches)
+        ):
             return type(self).forward(self, *args, **kwargs)  # where a static cache is full it says so
         bound, key, form = kind.find(self, entering, named)
         if bound is not None:

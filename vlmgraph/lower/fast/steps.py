@@ -9,15 +9,18 @@ from torch import Tensor
 from ...nn.cache import KVCache
 from ...nn.eager import readable
 from ...nn.stack import Stack
+from ..generate.fixed import FixedCache, decode
 
 OPEN = frozenset({"full", "causal", "prefix", "prefix_or_full", "causal_or_full"})
 """Rules by which the last token may attend to every real one."""
 
 
 class StepStack(Stack):
-    """A stack that attends without a mask where one token is new and no sample is padded."""
+    """A stack that attends without a mask where one token is new and no sample is padded, and that decodes with fixed shapes."""
 
     def forward(self, x: Tensor, mask: Tensor | None = None, *, cache: KVCache | None = None, **others: Any) -> Any:  # type: ignore[override]
+        if isinstance(cache, FixedCache):
+            return decode(self, x, mask, cache, **others)
         if cache is None or not self.sees_all(x, mask, cache):
             return super().forward(x, mask, cache=cache, **others)
         cache.mask, rules = None, self.rules

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...nn.cache import LayerCache
+from ..generate.fixed import FixedLayer, put
 
 
 class Given(NamedTuple):
@@ -17,7 +18,8 @@ class Given(NamedTuple):
     v: Tensor | None
     state: Tensor | None
     places: tuple[Tensor, Tensor] | None
-    past: int
+    past: int | Tensor
+    """A tensor [1] where all places enter attention."""
 
 
 class Made(NamedTuple):
@@ -45,6 +47,9 @@ class TracedCache:
             self.k = k.contiguous() if self.k is None else torch.cat([self.k, k], dim=2)  # one layout, else a form of its own
             self.v = v.contiguous() if self.v is None else torch.cat([self.v, v], dim=2)
             return self.k, self.v
+        if isinstance(self.past, Tensor):
+            put(self.places, self.past, k, v)
+            return self.places
         end = self.past + self.new
         self.places[0][:, :, self.past : end] = k
         self.places[1][:, :, self.past : end] = v
@@ -59,7 +64,7 @@ class TracedCache:
 
 def enter(cache: LayerCache) -> Given:
     if cache.held is not None:
-        return Given(None, None, cache.state, cache.held, cache.filled)
+        return Given(None, None, cache.state, cache.held, cache.place if isinstance(cache, FixedLayer) else cache.filled)
     return Given(*cache.grown, cache.state, None, 0)
 
 
@@ -71,6 +76,8 @@ def leave(traced: TracedCache) -> Made:
 
 def update(cache: LayerCache, given: Given, made: Made) -> None:
     """Bring a cache up to date with what a block made of it."""
+    if isinstance(given.past, Tensor):
+        return
     if given.places is not None:
         cache.filled = given.past + made.new
     elif made.new and made.k is not None and made.v is not None and cache.room is not None:
@@ -83,4 +90,4 @@ def update(cache: LayerCache, given: Given, made: Made) -> None:
 
 def full(given: Given, new: int) -> bool:
     """Whether a static cache has no place for so many more tokens."""
-    return given.places is not None and given.past + new > given.places[0].shape[2]
+    return given.places is not None and not isinstance(given.past, Tensor) and given.past + new > given.places[0].shape[2]

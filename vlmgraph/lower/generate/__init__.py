@@ -11,10 +11,11 @@ from .draw import Draw
 from .grow import check_padding, continued
 from .loop import generate
 from .options import Options, folder_options, options_of
+from .recorded import Recordings
 from .scores import applied, drawing_rules
 from .stream import TextStreamer, stream
 
 __all__ = [
-    "Draw", "Options", "TextStreamer", "applied", "check_padding", "continued", "drawing_rules", "folder_options", "generate",
+    "Draw", "Options", "Recordings", "TextStreamer", "applied", "check_padding", "continued", "drawing_rules", "folder_options", "generate",
     "new_caches", "options_of", "stream",
 ]  # fmt: skip

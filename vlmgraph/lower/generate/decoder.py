@@ -13,6 +13,7 @@ from .grow import PADDING, continued, of_new_tokens
 
 if TYPE_CHECKING:
     from ..model import CompiledModel
+    from .recorded import Recording, Recordings
 
 
 class Decoder:
@@ -28,7 +29,12 @@ class Decoder:
         self.ids: Tensor = inputs[written]
         self.copies = 1
         self.before = self.ids.shape[1]
-        self.caches = new_caches(model, program, room) if cached else {}
+        self.room = room
+        recorded = cached and room is not None and model.recorded_steps is not None and model.recorded_steps.serves(model, program)
+        self.recorded: Recordings | None = model.recorded_steps if recorded else None
+        """What may record its step, and `recording` what does."""
+        self.recording: Recording | None = None
+        self.caches = new_caches(model, program, None if recorded else room) if cached else {}
         self.inputs: dict[str, Any] = {}
         """Of the next step, but for its token."""
 
@@ -52,6 +58,10 @@ class Decoder:
     def reorder(self, rows: Tensor) -> None:
         """Go on with the rows `rows` [R']; they stay with their prompts."""
         self.ids = self.ids[rows]
+        if self.recording is not None:
+            self.recording.reorder(self, rows)
+            if self.inputs is self.recording.inputs:
+                return
         for cache in self.caches.values():
             cache.reorder(rows)
         self.inputs = {name: self.rows_of(name, value, rows) for name, value in self.inputs.items()}
@@ -79,6 +89,15 @@ class Decoder:
             new = self.ids[:, self.before :]
             runs = [continued(self.model, self.prompt, new[i :: self.copies], self.written) for i in range(self.copies)]
             return torch.stack([last(self.program.run(run, last=True)) for run in runs], 1).flatten(0, 1)
+        if self.recorded is not None and self.recording is None:
+            self.recording = self.recorded.take(self)
+        if self.recorded is not None and self.recording is not None:
+            return self.recorded.next(self, self.recording)
+        self.recorded = None
+        return self.plain()
+
+    def plain(self) -> Tensor:
+        """The same by a step of the program."""
         mask = PADDING[self.written]
         if mask == "attention_mask" and mask in self.inputs:
             old = self.inputs[mask]
