@@ -13,7 +13,8 @@ ENOUGH, SMALL = 3, 1024
 
 
 def assert_saved(folder: Path) -> None:
-    """No dim is frozen, logits are of the last position, equal weights stand once, every dim was proved at three sizes beside 0 and 1."""
+    """No dim is frozen, padding masks are int64, logits are of the last position, equal weights stand once, every dim was proved at three
+    sizes beside 0 and 1."""
     manifest = json.loads((folder / "manifest.json").read_text())
     files = {p.name for p in folder.glob("*.onnx")}
     assert files == {g["file"] for g in manifest["graphs"].values()}
@@ -41,6 +42,8 @@ def assert_dims(graph: dict[str, Any], model: Any) -> None:
     for dim in {d for i in graph["inputs"] for d in i["dims"] if not isinstance(d, int)}:
         sizes = set(graph["sizes"][dim]) - {0, 1}
         assert len(sizes) >= ENOUGH or graph["fewer"].get(dim), f"{graph['file']}: {dim} was proved at {sizes} alone"
+    bools = [v["name"] for v in (*graph["inputs"], *graph["outputs"]) if v["dtype"] == "bool" and len(v["dims"]) == 2]
+    assert not bools, f"{graph['file']}: masks {bools} are not what other tools feed"
     for output in graph["outputs"]:
         if graph.get("cache") and output["name"].endswith("logits"):
             assert output["dims"][1] == 1, f"{graph['file']}: {output}"

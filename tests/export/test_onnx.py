@@ -97,6 +97,9 @@ class TestNames:
         taken, given = tensors(graph["inputs"]), tensors(graph["outputs"])
         assert list(taken)[:2] == ["inputs_embeds", "attention_mask"]
         assert (taken["inputs_embeds"][:2], taken["attention_mask"]) == (["B", "T"], ["B", "total"]), "the mask is of past and new tokens"
+        assert {i["dtype"] for g in manifest(llava[0])["graphs"].values() for i in g["inputs"] if i["name"] == "attention_mask"} == {
+            "int64"
+        }
         assert taken["past_key_values.0.key"][::2] == ["B", "past"] and taken["past_key_values.1.value"][1] == heads
         assert given["present.1.key"][2] == "total" and given["logits"][1] == 1, "logits of the last position alone"
 

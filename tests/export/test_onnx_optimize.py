@@ -124,8 +124,7 @@ class TestFused:
         feed["inputs_embeds"] = rng.standard_normal((2, 3, 64)).astype(np.float32)
         mask = np.ones((2, 8), dtype=bool)
         mask[0, :2] = mask[1, 4] = mask[1, 6] = False
-        kind = {"bool": np.bool_, "int64": np.int64}[next(i["dtype"] for i in entry(plain[0])["inputs"] if i["name"] == "attention_mask")]
-        feed["attention_mask"] = mask.astype(kind)
+        feed["attention_mask"] = mask.astype(np.int64)
         wanted = onnxruntime.InferenceSession(plain[0] / f"{DECODER}.onnx").run(None, feed)
         got = onnxruntime.InferenceSession(ir.to_proto(made).SerializeToString()).run(None, feed)
         worst = max(float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in zip(got, wanted))
@@ -156,6 +155,38 @@ class TestFused:
         assert allows(op("Or", causal, other)) == OTHER, "a prefix that is seen whole"
         assert allows(op("GreaterOrEqual", op("Unsqueeze", keys, constant(0)), column)) == OTHER
         assert allows(op("LessOrEqual", op("Range", constant(1), total, constant(1)), column)) == OTHER
+
+
+class TestMask:
+    """The mask is what transformers.js, Optimum and onnxruntime-genai feed: int64, of past and new tokens."""
+
+    @pytest.mark.parametrize("which", ["plain", "fast"])
+    def test_type_and_dims(self, which: str, request: pytest.FixtureRequest) -> None:
+        folder = request.getfixturevalue(which)[0]
+        taken = {str(v.name): v for v in graph(folder).graph.inputs}
+        dims = {name: [d if isinstance(d, int) else d.value for d in v.shape or ()] for name, v in taken.items()}
+        assert taken["attention_mask"].dtype == ir.DataType.INT64
+        assert dims["attention_mask"] == ["B", "total"] and dims["inputs_embeds"][:2] == ["B", "T"]
+        assert entry(folder).get("shared") == ("attention_mask" if which == "fast" else None)
+        assert entry(folder).get("fused", {}).get("buffers of keys and values shared") == (4 if which == "fast" else None)
+
+    @pytest.mark.parametrize("which", ["plain", "fast"])
+    def test_zeros_are_padding(self, which: str, request: pytest.FixtureRequest, model: CompiledModel) -> None:
+        folder, given = request.getfixturevalue(which)[0], padded()
+        embeds = onnxruntime.InferenceSession(folder / "embed_tokens.onnx").run(None, {"input_ids": given["input_ids"]})[0]
+        session = onnxruntime.InferenceSession(folder / f"{DECODER}.onnx")
+        past = {i["name"]: np.zeros((3, 2, 0, 16), dtype=np.float32) for i in entry(folder)["inputs"] if i.get("cache")}
+        made = {}
+        for mask in (given["attention_mask"], np.ones_like(given["attention_mask"])):
+            ours = session.run(["logits"], {"inputs_embeds": embeds, "attention_mask": mask, **past})[0][:, -1]
+            theirs = model(input_ids=torch.from_numpy(given["input_ids"]), attention_mask=torch.from_numpy(mask))["logits"][:, -1]
+            wanted = theirs.detach().numpy()
+            assert np.linalg.norm(ours - wanted) < LIMIT * np.linalg.norm(wanted)
+            made[int(mask.sum())] = ours
+        padding, all_real = made[18], made[21]
+        assert np.abs(padding[0] - all_real[0]).max() > 1e-2 and np.allclose(padding[1:], all_real[1:], atol=1e-5), (
+            "the first row is padded"
+        )
 
 
 class TestInPlace:

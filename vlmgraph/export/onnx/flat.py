@@ -1,14 +1,18 @@
-"""A piece as a module of plain tensors: caches come in and go out one tensor by one."""
+"""A piece as a module of plain tensors: caches come in and go out one tensor by one, masks as whole numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from ...nn.cache import KVCache, LayerCache
+
+if TYPE_CHECKING:
+    from .pieces import Piece
 
 KEPT = ("k", "v", "state")
 NAMES = {"k": "key", "v": "value", "state": "state", "encoded": "encoded"}
@@ -84,18 +88,28 @@ def refilled(components: Sequence[str], slots: Sequence[Slot], values: Sequence[
 class Flat(nn.Module):
     """forward(*inputs, *pasts) → (*outputs, *presents), all tensors.
 
-    `slots` say what caches hold; with `past` they enter behind the inputs.
+    `slots` say what caches hold; with `past` they enter behind the inputs. Masks enter as whole numbers, which is what other tools feed,
+    and are truth values inside; a padding mask that one piece gives another leaves so, too.
     """
 
-    def __init__(
-        self, module: nn.Module, inputs: int, outputs: Sequence[str], caches: Sequence[str], slots: Sequence[Slot], past: bool
-    ) -> None:
+    def __init__(self, module: nn.Module, piece: Piece, slots: Sequence[Slot], past: bool) -> None:
         super().__init__()
         self.module = module
-        self.count, self.outputs, self.caches, self.slots, self.past = inputs, tuple(outputs), tuple(caches), tuple(slots), past
+        self.count, self.outputs, self.caches, self.slots, self.past = (
+            len(piece.inputs),
+            tuple(piece.outputs),
+            piece.cache,
+            tuple(slots),
+            past,
+        )
+        made = {v: t for n in piece.program.nodes for v, t in n.values()}
+        self.masks = {i for i, t in enumerate(piece.program.inputs.values()) if t.kind == "mask"}
+        self.padding = {v for v in self.outputs if v in made and made[v].kind == "mask" and len(made[v].dims) == 2}
 
     def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
         pasts = values[self.count :]
         caches = refilled(self.caches, self.slots if self.past else (), pasts)
-        out: dict[str, Any] = self.module(*values[: self.count], *(caches[c] for c in self.caches))
-        return (*(out[name] for name in self.outputs), *(held(caches, slot) for slot in self.slots))
+        inputs = (x.bool() if i in self.masks else x for i, x in enumerate(values[: self.count]))
+        out: dict[str, Any] = self.module(*inputs, *(caches[c] for c in self.caches))
+        given = (out[name].to(torch.int64) if name in self.padding else out[name] for name in self.outputs)
+        return (*given, *(held(caches, slot) for slot in self.slots))

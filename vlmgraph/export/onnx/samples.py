@@ -75,9 +75,11 @@ class Samples:
         return given
 
     def taken(self, given: Values) -> Values:
-        """The inputs, with which the program ran; with what it draws as well, where that can be given. Raises one of REFUSALS."""
-        program = self.model.programs[self.name]
+        """The inputs, with which the program ran; with what it draws as well, where that can be given. Masks are whole numbers, 1 where
+        something is real: other tools feed them so. Raises one of REFUSALS."""
+        program, types = self.model.programs[self.name], self.model.accepted(self.name)
         values = self.model.prepare(given, self.name)
+        values |= {name: x.to(torch.int64) for name, x in values.items() if types[name].kind == "mask"}
         with torch.no_grad(), Draws() as draws:
             program.run(values)
         more = as_inputs(draws.made, {k: t for k, t in program.graph().inputs.items() if k not in values})
@@ -103,7 +105,7 @@ class Run:
         self.piece, self.slots = piece, slots
         self.names = [*piece.inputs.values(), *(self.slot_name(s, "past_key_values") for s in slots if piece.past)]
         self.gives = [*piece.outputs.values(), *(self.slot_name(s, "present") for s in slots)]
-        self.flat = Flat(module, len(piece.inputs), [*piece.outputs], piece.cache, slots, piece.past)
+        self.flat = Flat(module, piece, slots, piece.past)
         self.flat.eval()
         self.calls: list[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = []
         self.fewer: Mapping[str, str] = {}
@@ -192,7 +194,7 @@ def through(
 
 def empty(run: Run, values: Values) -> tuple[Tensor, ...]:
     """Caches of no token: the decoder is asked once without any, and what it keeps is cut to nothing."""
-    flat = Flat(run.flat.module, run.flat.count, run.flat.outputs, run.flat.caches, run.slots, False)
+    flat = Flat(run.flat.module, run.piece, run.slots, False)
     kept = flat(*(values[v] for v in run.piece.inputs))[len(run.piece.outputs) :]
     return tuple(k[:, :, :0] if s.grows else torch.zeros_like(k) for s, k in zip(run.slots, kept))
 
