@@ -71,7 +71,13 @@ def export(
     folder.mkdir(parents=True, exist_ok=True)
     report = Report(folder, plan, refused=dict(plan.refused))
     if model.device.type != "meta":
-        report.operators = write_graphs(model, folder, plan, opset, report, observe)
+        from ..onnx import export as export_onnx
+
+        chosen = list(dict.fromkeys(g.program for g, _ in plan.graphs.values()))
+        given: dict[str, Any] = {} if opset is None else {"opset": opset}
+        report.refused |= export_onnx(model, folder / ONNX, programs=chosen, observe=observe, **given).refused
+        write_graphs(report, model, folder / ONNX)
+    plan = report.plan
     text = json.dumps(plan.json(report.operators or None), indent=1)
     (folder / "plan.json").write_text(text + "\n", encoding="utf-8")
     (folder / "trtexec.sh").write_text(plan.script(), encoding="utf-8")
@@ -99,29 +105,24 @@ def preflight(plan_only: bool = False, limits: Sequence[str] = (), precision: Se
 export.preflight = preflight  # type: ignore[attr-defined]
 
 
-def write_graphs(
-    model: CompiledModel, folder: Path, plan: Plan, opset: int | None, report: Report, observe: Callable[[str], None]
-) -> dict[str, Any]:
-    """Export and prove the graphs, then write those for TensorRT. Gives what the parser's list says of each."""
-    from ..onnx import export as export_onnx
-    from .agree import disagreements
+def write_graphs(report: Report, model: CompiledModel, proved: Path) -> None:
+    """Write the graphs for TensorRT of the `proved` ones. The report learns what the parser's list says of each; its plan is then of those
+    that are there. Raises DiagnosticError where the plan is not of these graphs."""
+    from .agree import as_exported, disagreements
     from .operators import gaps, published
     from .prepare import prepare
 
-    chosen = list(dict.fromkeys(g.program for g, _ in plan.graphs.values()))
-    given: dict[str, Any] = {} if opset is None else {"opset": opset}
-    made = export_onnx(model, folder / ONNX, programs=chosen, observe=observe, **given)
-    report.refused |= made.refused
-    manifest = json.loads((folder / ONNX / "manifest.json").read_text(encoding="utf-8"))
-    if wrong := disagreements(plan, manifest):
+    manifest = json.loads((proved / "manifest.json").read_text(encoding="utf-8"))
+    if wrong := disagreements(report.plan, manifest):
         raise DiagnosticError(*wrong)
+    report.plan = as_exported(report.plan, manifest, report.refused)
     found: dict[str, Any] = {}
-    for name, (graph, _) in plan.graphs.items():
-        if name in manifest["graphs"]:
-            source = folder / ONNX / manifest["graphs"][name]["file"]
-            ready = prepare(source, folder / f"{name}.onnx", graph.inputs, plan.options.precision, role_of(model.graph))
-            found[name] = [g.json() for g in gaps(ready)]
-    return {"source": published()["source"], "version": published()["version"], "not_covered": found}
+    for name, (graph, _) in report.plan.graphs.items():
+        source = proved / manifest["graphs"][name]["file"]
+        kinds = report.plan.options.precision
+        ready = prepare(source, report.folder / f"{name}.onnx", graph.inputs, kinds, role_of(model.graph))
+        found[name] = [g.json() for g in gaps(ready)]
+    report.operators = {"source": published()["source"], "version": published()["version"], "not_covered": found}
 
 
 __all__ = ["Limits", "Options", "Plan", "Report", "export", "make_plan"]

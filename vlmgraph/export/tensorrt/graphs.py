@@ -30,6 +30,7 @@ class Entry:
     name: str
     dtype: str
     dims: tuple[Dim, ...]
+    mask: bool = False
 
     def json(self) -> dict[str, Any]:
         return {"name": self.name, "dtype": self.dtype, "dims": [d.constant if d.constant is not None else str(d) for d in self.dims]}
@@ -50,27 +51,53 @@ class Planned:
     """Whether features are put into the text, which then has a token for each; other texts may be without."""
 
 
-def graphs_of(model: CompiledModel, name: str, sizes: Sizes, prefix: str = "") -> list[Planned]:
-    """The files of a program, as the target `onnx` names them."""
+def graphs_of(model: CompiledModel, name: str, sizes: Sizes, alone: Sizes | None, prefix: str = "") -> list[tuple[Planned, Sizes]]:
+    """The files of a program, as the target `onnx` names them, each with the sizes it runs at. `alone` are those of texts without media:
+    they have files of their own, unless the steps of other texts serve for their prompts too."""
     program = model.programs[name]
-    prompt = program.graph(sizes.present)
     if not model.graph.programs[name].cache:
-        return [planned(model, whole(prompt), name, ("call",), (), text_symbol(prompt.inputs), sizes.masks)]
-    ids = written(prompt)
-    step = program.graph(stepping(model.graph, dict.fromkeys(sizes.present), prompt, ids), True)  # type: ignore[arg-type]
-    made = cut(model.graph, prompt, step, prefix)
+        piece = whole(program.graph(sizes.present))
+        return [(planned(model, piece, name, ("call",), (), text_symbol(piece.program.inputs), sizes.masks), sizes)]
+    made, slots = parts(model, name, sizes, prefix)
+    uses = [("prompt", made.prompt), ("step", made.step)]
+    sources = [(made, slots, sizes)]
+    if alone is not None and alone.present != sizes.present:
+        first = pieces_of(model, name, alone, f"{prefix}text.", made.pieces)
+        if made.serves(sorted(alone.present)) and {p.name for p in first.prompt} <= {p.name for p in made.step}:
+            uses.append(("prompt", made.step))
+        else:
+            text, slots = parts(model, name, alone, f"{prefix}text.", made.pieces)
+            uses += [("prompt", text.prompt), ("step", text.step)]
+            sources.append((text, slots, alone))
+    runs = {(phase, p.name) for phase, part in uses for p in part}
+    found: dict[str, tuple[Planned, Sizes]] = {}
+    for made, slots, own in sources:
+        length = str(model.graph.inputs[written(program.graph(own.present))].dims[1])
+        for p in {p.name: p for p in (*made.prompt, *made.step)}.values():  # one that runs in both is named by the values of the step
+            when = tuple(phase for phase in ("prompt", "step") if (phase, p.name) in runs)
+            if p.name not in found:
+                found[p.name] = planned(model, p, name, when, slots if p.past else (), length, own.masks), own
+    return list(found.values())
+
+
+Slots = tuple[tuple[Slot, Type], ...]
+
+
+def parts(model: CompiledModel, name: str, sizes: Sizes, prefix: str, there: tuple[Piece, ...] = ()) -> tuple[Decoding, Slots]:
+    """The pieces that decoding runs, and what the decoder keeps."""
+    made = pieces_of(model, name, sizes, prefix, there)
     slots = cache_slots(model, made)
     if any(s.once for s, _ in slots) and len(made.pieces) < len(made.prompt) + len(made.step):
-        made = cut(model.graph, prompt, step, prefix, merged=False)
+        made = pieces_of(model, name, sizes, prefix, there, merged=False)
         slots = cache_slots(model, made)
-    length = str(model.graph.inputs[ids].dims[1])
-    names = [{p.name for p in part} for part in (made.prompt, made.step)]
-    return [
-        planned(
-            model, p, name, tuple(w for w, n in zip(("prompt", "step"), names) if p.name in n), slots if p.past else (), length, sizes.masks
-        )
-        for p in {p.name: p for p in (*made.prompt, *made.step)}.values()  # one that runs in both is named by the values of the step
-    ]
+    return made, slots
+
+
+def pieces_of(model: CompiledModel, name: str, sizes: Sizes, prefix: str, there: tuple[Piece, ...], merged: bool = True) -> Decoding:
+    program = model.programs[name]
+    prompt = program.graph(sizes.present)
+    step = program.graph(stepping(model.graph, dict.fromkeys(sizes.present), prompt, written(prompt)), True)  # type: ignore[arg-type]
+    return cut(model.graph, prompt, step, prefix, merged).sharing(there)
 
 
 def drawn(model: CompiledModel, name: str, sizes: Sizes) -> frozenset[str]:
@@ -102,7 +129,7 @@ def planned(
     piece: Piece,
     program: str,
     phases: tuple[str, ...],
-    slots: tuple[tuple[Slot, Type], ...],
+    slots: Slots,
     length: str,
     masks: Mapping[str, str],
 ) -> Planned:
@@ -125,7 +152,7 @@ def typed(piece: Piece) -> Iterator[tuple[str, Type]]:
 
 def entry(model: CompiledModel, name: str, type_: Type) -> Entry:
     dtype = "bool" if type_.kind == "mask" else "int64" if type_.kind in INTEGER_KINDS else str(model.dtype).removeprefix("torch.")
-    return Entry(name, dtype, type_.dims)
+    return Entry(name, dtype, type_.dims, type_.kind == "mask")
 
 
 def one_a_token(type_: Type, length: str) -> Type:
@@ -134,7 +161,7 @@ def one_a_token(type_: Type, length: str) -> Type:
 
 
 def whole_mask(piece: Piece, type_: Type, phases: tuple[str, ...], length: str) -> Type:
-    if type_.kind == "mask" and len(type_.dims) == 2 and str(type_.dims[-1]) == length and (piece.past or phases == ("step",)):
+    if type_.kind == "mask" and len(type_.dims) == 2 and str(type_.dims[-1]) == length and (piece.past or "step" in phases):
         return type_.with_dims((type_.dims[0], Dim.of(Symbol(TOTAL))))
     return type_
 
@@ -145,7 +172,7 @@ def seen(model: CompiledModel, piece: Piece) -> bool:
     return any(port in n.inputs for n in calls for port in model.graph.config(n).placeholders)
 
 
-def cache_slots(model: CompiledModel, made: Decoding) -> tuple[tuple[Slot, Type], ...]:
+def cache_slots(model: CompiledModel, made: Decoding) -> Slots:
     """What a decoder keeps, with its dims: it runs once without storage at sizes that are all different, and each size names its dim.
 
     Raises DiagnosticError where it cannot run so, because what it does depends on values.

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 from ...diagnostics import Diagnostic, DiagnosticError
 from ...diagnostics import codes as C
 from ...ir.roles import ROLES, Choice, by_role
+from ..onnx.widen import REFUSALS
 from .commands import provider_options, trtexec
 from .graphs import Planned, drawn, graphs_of
 from .limits import Limits
 from .profiles import Profile, profiles_of
-from .sizes import sizes_of
+from .sizes import Sizes, sizes_of
 
 if TYPE_CHECKING:
     from ...lower.model import CompiledModel
+    from ...processor import Processor
 
 FORMAT = 1
 PRECISIONS = ("float32", "float16", "bfloat16")
@@ -104,7 +106,6 @@ def make_plan(model: CompiledModel, limits: Limits, options: Options, programs: 
     precisions(options.precision, str(model.dtype).removeprefix("torch."))
     twin = on_meta(model)
     processor = model_processor(twin.spec, twin.graph)
-    tables = twin.spec.data.get("processor") or {}
     made: dict[str, tuple[Planned, tuple[Profile, ...]]] = {}
     refused: dict[str, Diagnostic] = {}
     decoders = 0
@@ -113,10 +114,13 @@ def make_plan(model: CompiledModel, limits: Limits, options: Options, programs: 
             text = f"{twin.graph.name} has no program {name!r}"
             raise DiagnosticError(Diagnostic(C.BAD_OPTION, text, fix=f"programs: {', '.join(twin.graph.programs)}"))
         try:
-            sizes = sizes_of(twin.programs[name].source, twin.graph, tables, processor, name, limits)
-            sizes.present |= drawn(twin, name, sizes)
-            found = graphs_of(twin, name, sizes, f"{name}." if decoders else "")
-            made |= {g.name: (typed(g, options), tuple(profiles_of(g, sizes))) for g in found}
+            sizes = measured(twin, name, limits, processor)
+            try:
+                alone = measured(twin, name, limits, processor, media=False) if twin.graph.programs[name].cache else None
+            except REFUSALS:  # no text without media
+                alone = None
+            found = graphs_of(twin, name, sizes, alone, f"{name}." if decoders else "")
+            made |= {g.name: (typed(g, options), tuple(profiles_of(g, own))) for g, own in found}
         except DiagnosticError as error:
             refused[name] = error.diagnostics[0]
             continue
@@ -124,6 +128,14 @@ def make_plan(model: CompiledModel, limits: Limits, options: Options, programs: 
     if not made:
         raise DiagnosticError(*refused.values())
     return Plan(twin.graph.name, str(model.dtype).removeprefix("torch."), limits, options, made, refused)
+
+
+def measured(twin: CompiledModel, name: str, limits: Limits, processor: Processor, media: bool = True) -> Sizes:
+    """The sizes of a program, with the inputs that it draws."""
+    tables = twin.spec.data.get("processor") or {}
+    sizes = sizes_of(twin.programs[name].source, twin.graph, tables, processor, name, limits, media)
+    sizes.present |= drawn(twin, name, sizes)
+    return sizes
 
 
 def typed(graph: Planned, options: Options) -> Planned:

@@ -75,15 +75,17 @@ def open_dim(dim: Dim, why: str) -> DiagnosticError:
     return DiagnosticError(Diagnostic(C.CANNOT_EXPORT, text, fix="export with the limits of the pictures that the model takes"))
 
 
-def sizes_of(graph: Graph, whole: Graph, tables: Mapping[str, Any], processor: Processor, program: str, limits: Limits) -> Sizes:
+def sizes_of(
+    graph: Graph, whole: Graph, tables: Mapping[str, Any], processor: Processor, program: str, limits: Limits, media: bool = True
+) -> Sizes:
     """The sizes of `program` of `graph`; `whole` is the model's graph, `tables` its `[processor]`. What a procedure feeds to steps, a row
-    for each of the text's, is in no prompt."""
+    for each of the text's, is in no prompt; without `media` there is only text."""
     pictures = limits.pictures
     chosen = fed(whole, program)
 
     def made(graph: Graph, processor: Processor, program: str, limits: Limits, at: int, pictures: Range, size: tuple[int, int]) -> Arrays:
         amount = Amount(limits.batch[at], pictures[at], size, 1, limits.count[at])
-        given = example_inputs(graph, processor, program, media=not chosen, amount=amount)
+        given = example_inputs(graph, processor, program, media=media and not chosen, amount=amount)
         return {name: value for name, value in given.items() if name not in chosen}
 
     try:
