@@ -27,6 +27,15 @@ def split(arguments: list[str]) -> tuple[list[str], str]:
     return names, device
 
 
+def described(device: str) -> str:
+    """The device and what drives it; nothing of the processor, which every result tells of."""
+    if device != "cuda":
+        return ""
+    import torch
+
+    return f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
+
+
 def seconds(call: Callable[[], Any], device: str = "cpu") -> float:
     """How long a call takes, to the end of what it started on a device."""
     wait(device)
@@ -44,10 +53,14 @@ def wait(device: str) -> None:
 
 
 def bandwidth(device: str = "cpu") -> float:
-    """GB/s of reading 0.5 GB (of a device 4 GB), which is much more than the caches hold: the best of nine."""
+    """GB/s of reading 0.5 GB (of a device 4 GB), which is much more than the caches hold: the best of nine. In huge pages, if there are."""
     import torch
+
+    from vlmgraph import pages
 
     kind = torch.bfloat16 if device == "cuda" else torch.float32
     weights = torch.ones(65536 if device == "cuda" else 4096, 32768, dtype=kind, device=device)
+    if device == "cpu":
+        pages.collapse((weights.data_ptr(), weights.data_ptr() + weights.nbytes))
     best = min(seconds(weights.amax, device) for _ in range(9))
     return weights.numel() * weights.element_size() / best / 1e9

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .common import PYTHON, Table, process
+from .device import bandwidth
 from .generate import HF, checkpoint
 
 ROUNDS, TOKENS = 5, 12
@@ -75,22 +76,6 @@ def kernels(rows: int = ROWS, width: int = WIDTH) -> dict[str, float]:
     codes4, scale4 = packs[4]
     found["int4, ours"] = rate(size, lambda: ops.product(x, codes4, scale4))
     return found
-
-
-def bandwidth() -> float:
-    """GB/s of a sum over much more than the caches hold, the best of several."""
-    import torch
-
-    from vlmgraph.lower.fast.lowbit import native
-
-    native.load()
-    weight, x = torch.ones(8192, 16384), torch.ones(1, 16384)
-    seconds = []
-    for _ in range(9):
-        start = time.process_time()
-        torch.ops.vlmgraph.linear(x, weight, None)
-        seconds.append(time.process_time() - start)
-    return weight.numel() * 4 / min(seconds) / 1e9
 
 
 def stored(model: Any) -> int:

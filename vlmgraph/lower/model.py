@@ -128,6 +128,7 @@ class CompiledModel(nn.Module):
         self.quantization: Quantization | None = None
         """What of it is low-bit, by role, with the errors of the weights."""
         self.eval()
+        self._placed: set[tuple[int, int]] = set()
         self.compiled_regions: Regions | None = None
         """With `mode="compile"`: what was compiled, how often and for how long, `compiled_regions.report()`."""
         self.recorded_steps: Recordings | None = None
@@ -154,14 +155,16 @@ class CompiledModel(nn.Module):
     def forward(self, **inputs: Any) -> dict[str, Tensor]:
         return self.programs[self.main](**inputs)
 
+    @torch.inference_mode(False)
     def settle(self) -> None:
-        """With `mode="compile"`: join weights that are read together, where they were loaded or moved since."""
-        from .fast import settle
+        """With `mode="compile"`: join weights that are read together and lay them in huge pages, where they were loaded or moved since."""
+        from .fast import place, settle
         from .fast.lowbit import native
 
+        settle(self)
         if self.device.type == "cpu":
             native.load()
-        settle(self)
+            self._placed = place(self, self._placed)
 
     def quantize(self, choice: Choice) -> Quantization:
         """Make linear maps low-bit, in place: `"int8"`, `"int4"`, or by role `["int4", "head=int8"]`. What is left trains no more.

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ... import pages
 from ...diagnostics import Diagnostic, DiagnosticError
 from ...diagnostics import codes as C
 
@@ -146,8 +148,10 @@ class Exported:
             options.intra_op_num_threads = self.threads
             options.enable_mem_pattern = "cache" not in self.manifest["graphs"][name]  # a new plan for each length costs more than it saves
             path = self.folder / self.manifest["graphs"][name]["file"]
+            reread = self.device == "cpu" and "cache" in self.manifest["graphs"][name]  # all weights, by each step
             try:
-                made = onnxruntime.InferenceSession(str(path), options, providers=self.providers)
+                with pages.collapsing() if reread else nullcontext():
+                    made = onnxruntime.InferenceSession(str(path), options, providers=self.providers)
             except Exception as error:
                 needs = self.manifest["graphs"][name].get("onnxruntime", "")
                 text = f"onnxruntime {onnxruntime.__version__} does not open {path}"
