@@ -35,9 +35,10 @@ PROOF = 2
 UNIT = 64
 """Places come in multiples of this, so that prompts of other lengths find a recording."""
 APART: dict[type, str] = {
-    MixtureOfExperts: "which tokens an expert gets is a value",
     LightningAttention: "linear attention sums up the past in a state",
+    MixtureOfExperts: "which tokens an expert gets is a value",
 }
+UNCACHED = "it keeps nothing from step to step"
 
 
 def cuda_graphs(step: Step) -> Step:
@@ -142,19 +143,10 @@ class Recordings:
         """Whether steps are recorded on this device, as far as is known."""
         if model.device.type not in RECORDERS or program in self.given_up:
             return False
-        row = self.rows.setdefault(program, Row(program))
-        used = {node.component for node in model.programs[program].graph(step=True).nodes}
-        found = (
-            why
-            for c in used
-            if c in model._modules
-            for m in model.get_submodule(c).modules()
-            for t, why in APART.items()
-            if isinstance(m, t)
-        )
-        if why := next(found, ""):
+        self.rows.setdefault(program, Row(program))
+        if why := apart(model, program):
             self.give_up(program, why)
-        return not row.reason or program not in self.given_up
+        return not why
 
     def give_up(self, program: str, reason: str) -> None:
         self.rows.setdefault(program, Row(program)).reason = reason
@@ -214,6 +206,15 @@ class Recordings:
         if kept.proved >= PROOF and decoder.inputs is not kept.inputs:
             decoder.caches, decoder.inputs = dict(kept.caches), kept.inputs
         return scores
+
+
+def apart(model: CompiledModel, program: str) -> str:
+    """Why no step of a program can be recorded, or nothing."""
+    if not model.graph.programs[program].cache:
+        return UNCACHED
+    used = {node.component for node in model.programs[program].graph(step=True).nodes} & model._modules.keys()
+    parts = {type(part) for component in used for part in model.get_submodule(component).modules()}
+    return next((why for kind, why in APART.items() if any(issubclass(part, kind) for part in parts)), "")
 
 
 def step_inputs(decoder: Decoder) -> dict[str, Tensor]:
