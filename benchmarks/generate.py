@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from .common import PYTHON, Table, process
-from .device import bandwidth, seconds
+from .device import bandwidth, described, seconds
 
 ROUNDS = 5
 TOKENS = {"small": 32, "big": 12, "7b": 128}
@@ -23,7 +23,7 @@ HF, HF_COMPILED, OURS, OURS_COMPILED = "transformers eager", "transformers stati
 NAMES = (HF, HF_COMPILED, OURS, OURS_COMPILED)
 
 
-def checkpoint(size: str, folder: str) -> tuple[Any, dict[str, Any]]:
+def checkpoint(size: str, folder: str, dtype: str = "float32") -> tuple[Any, dict[str, Any]]:
     """transformers' LLaVA with random weights, written to a folder, and a prompt of an image and 32 tokens."""
     import torch
     import transformers as tf
@@ -48,7 +48,9 @@ def checkpoint(size: str, folder: str) -> tuple[Any, dict[str, Any]]:
     )  # fmt: skip
     config = tf.LlavaConfig(vision_config=vision, text_config=text, image_token_index=wide[4] - 1, tie_word_embeddings=True)
     torch.manual_seed(0)
+    torch.set_default_dtype(getattr(torch, dtype))
     model = tf.LlavaForConditionalGeneration(config).eval()
+    torch.set_default_dtype(torch.float32)
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0
     model.save_pretrained(folder)
@@ -126,14 +128,14 @@ def run(size: str, folder: str, dtype: str, device: str, rounds: int) -> dict[st
         for name, r in result.items()
     }
     return {"rows": rows, "bandwidth": speed, "limit": speed * 1e9 / sum(read.values()), "parity": parity,
-            "regions": fast.compiled_regions.report()}  # fmt: skip
+            "regions": fast.compiled_regions.report(), "recorded": fast.recorded_steps.report(), "device": described(device)}  # fmt: skip
 
 
 def measured(size: str, dtype: str, device: str, rounds: int) -> dict[str, Any]:
     """All numbers of one dtype: speeds of one process, and of each variant what a process of its own says."""
     own = [PYTHON, "-m", "benchmarks.generate"]
     with tempfile.TemporaryDirectory() as folder:
-        process([*own, "write", size, folder])
+        process([*own, "write", size, folder, dtype if device == "cuda" else "float32"])
         found = process([*own, "run", size, folder, dtype, device, str(rounds)])
         for i, (name, row) in enumerate(found["rows"].items()):
             cold = {"TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor{i}", "XDG_CACHE_HOME": f"{folder}/cache{i}"}
@@ -142,7 +144,7 @@ def measured(size: str, dtype: str, device: str, rounds: int) -> dict[str, Any]:
 
 
 def measure(size: str = "small", rounds: int = ROUNDS, device: str = "cpu") -> Table:
-    size = "7b" if device == "cuda" else size
+    size = "7b" if device == "cuda" and size == "small" else size
     found = {d: measured(size, d, device, rounds) for d in (("bfloat16",) if device == "cuda" else ("float32", "bfloat16"))}
     rows = []
     for dtype, result in found.items():
@@ -163,10 +165,14 @@ def measure(size: str = "small", rounds: int = ROUNDS, device: str = "cpu") -> T
         if d in found
     }
     goals["no compilation for a form that was compiled before"] = not any(k["recompilations"] for r in found.values() for k in r["regions"])
+    if device == "cuda":
+        goals["every step of vlmgraph compiled is the replay of one CUDA graph"] = all(
+            r["recorded"] and not any("step by step" in row for row in r["recorded"]) for r in found.values()
+        )
     if "float32" in found:
         goals["the same logits as transformers to 1e-4 (float32)"] = max(found["float32"]["parity"]) < 1e-4
     limits = ", ".join(f"{d} {r['limit']:.0f}" for d, r in found.items())
-    thread, of_device = (", one thread", "") if device == "cpu" else ("", " of the device")
+    thread, of_device = (", one thread", "") if device == "cpu" else (f", on {next(iter(found.values()))['device']}", " of the device")
     note = (
         f"Prompt of one image and 32 tokens{thread}. Tokens/s leave the prompt out. Memory is read at"
         f" {next(iter(found.values()))['bandwidth']:.1f} GB/s, which bounds tokens/s: {limits}. Compile s: of a first answer beyond a"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks import common
+from benchmarks import common, generate
 from benchmarks.common import Table, page, process, save
 
 
@@ -26,3 +27,20 @@ def test_a_process_that_fails_is_no_measurement() -> None:
     assert done["n"] == 3 and done["seconds"] > 0 and done["peak_mb"] > 1 and done["cpu_seconds"] > 0
     with pytest.raises(RuntimeError, match="boom"):
         process([common.PYTHON, "-c", "raise SystemExit('boom')"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("name", ["generate", "encode"])
+def test_a_device_that_is_not_there_is_said_to_be_missing(name: str) -> None:
+    with pytest.raises(RuntimeError, match="no CUDA device here that torch"):
+        process([common.PYTHON, "-m", "benchmarks", name, "--device", "cuda"])
+
+
+@pytest.mark.slow
+def test_what_is_measured_of_writing_runs_at_a_small_size(tmp_path: Path) -> None:
+    """All variants, as on a CUDA device but for its graphs."""
+    prompt = generate.checkpoint("test", str(tmp_path), "float32")[1]
+    torch.save(prompt, tmp_path / "prompt.pt")
+    found = generate.run("test", str(tmp_path), "float32", "cpu", 1)
+    assert set(found["rows"]) == set(generate.NAMES) and max(found["parity"]) < 1e-4 and found["recorded"] == []
+    assert all(row["tokens_per_second"] > 0 and row["share_of_bandwidth"] > 0 for row in found["rows"].values())
