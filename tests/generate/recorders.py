@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -126,3 +129,60 @@ class Graph:
     def replay(self):
         self.cuda.log.append("replay")
         self.tape.replay()
+
+
+class Plain(TorchFunctionMode):
+    """x[...] and ~x by plain operations: torch's own ask for the device's library, which is not there."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.__invert__:
+            return torch.ops.aten.bitwise_not.default(*args)
+        if func is not torch.Tensor.__getitem__ or args[0].device.type != "cuda":
+            return func(*args, **(kwargs or {}))
+        x, index = args
+        index, dim = index if isinstance(index, tuple) else (index,), 0
+        gap = x.dim() - sum(i is not None and i is not Ellipsis for i in index)
+        for i in index:
+            if i is Ellipsis:
+                dim += gap
+            elif i is None:
+                x, dim = x.unsqueeze(dim), dim + 1
+            elif isinstance(i, int):
+                x = x.select(dim, i)
+            elif isinstance(i, slice):
+                x, dim = torch.ops.aten.slice.Tensor(x, dim, i.start, i.stop, i.step or 1), dim + 1
+            else:
+                x, dim = torch.ops.aten.index.Tensor(x, [None] * dim + [i]), dim + 1
+        return x
+
+
+@contextmanager
+def imagined(made: recorded.Recording, model: CompiledModel) -> Iterator[None]:
+    """The recording's buffers and the model's weights on a CUDA device that is not there: shapes, types and devices, without values."""
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    kept: dict[int, torch.Tensor] = {}
+
+    def fake(t):
+        if t is None:
+            return None
+        if id(t) not in kept:
+            there = torch.empty(t.shape, dtype=t.dtype, device="cuda")
+            kept[id(t)] = nn.Parameter(there, requires_grad=False) if isinstance(t, nn.Parameter) else there
+        return kept[id(t)]
+
+    owners = [(own, dict(own)) for module in model.modules() for own in (module._parameters, module._buffers)]
+    with mode, Plain():
+        for own, _ in owners:
+            own.update({name: fake(t) for name, t in own.items()})
+        made.token, made.inputs = fake(made.token), {name: fake(t) for name, t in made.inputs.items()}
+        for cache in made.caches.values():
+            cache.mask, cache.place, cache.encoded = fake(cache.mask), fake(cache.place), fake(cache.encoded)
+            for layer in cache.layers:
+                layer.place, layer.held = cache.place, tuple(fake(t) for t in layer.held)
+            for media in cache.media.values():
+                media.put(*(fake(t) for t in media.grown))
+        try:
+            yield
+        finally:
+            for own, before in owners:
+                own.update(before)

@@ -10,11 +10,15 @@ import torch
 
 import vlmgraph
 from tests.generate.programs import answers, placeholders, prompt, variants, writer
-from tests.generate.recorders import Cuda, recording, traced
+from tests.generate.recorders import Cuda, imagined, recording, traced
 from tests.levels.models import SPECS
 from vlmgraph.lower.fast import cuda_graphs
 from vlmgraph.lower.generate import fixed, recorded
 from vlmgraph.lower.generate.decoder import Decoder
+from vlmgraph.lower.generate.grow import written_input
+from vlmgraph.lower.generate.loop import started
+from vlmgraph.lower.generate.watch import Watch
+from vlmgraph.nn.embedding import TextEmbedding
 from vlmgraph.nn.mask import attention_mask
 from vlmgraph.nn.position import ALiBi, RelativeBias
 
@@ -49,6 +53,42 @@ def test_replays_of_one_step_write_the_text(name):
     assert name != "llava-1.5" or not given["attention_mask"].all()
 
 
+def on_cuda(name, given):
+    """A step on a device that is not there. Raises Unfit where it reads a value back or goes from one device to another."""
+    with recording(name, check=True) as model, torch.no_grad():
+        inputs = model.prepare(given, "generate")
+        inputs.setdefault(written_input(model), started(model, inputs))
+        decoder = Decoder(model, "generate", inputs, written_input(model), cached=True, room=NEW)
+        if decoder.recorded is None:
+            return
+        decoder.append(decoder.start().argmax(-1))
+        made = recorded.Recording(decoder, 2 * recorded.UNIT + decoder.ids.shape[1])
+        with imagined(made, model), Watch():
+            out = made.step()
+        assert {value.device.type for value in out.values()} == {"cuda"}
+
+
+@pytest.mark.parametrize("name", ["qwen2-vl", "llama-3.2-vision", "paligemma"])
+def test_a_step_stays_on_a_cuda_device(name):
+    on_cuda(name, prompt(name))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        (lambda x, ids: x + torch.tensor(1.0, device=ids.device), "goes from one device to another"),
+        (lambda x, ids: x * (ids.sum().item() + 1), "reads a value back"),
+        (lambda x, ids: x[ids > 0][None], "gives a size that is a value"),
+    ],
+)
+def test_what_a_graph_cannot_hold_is_seen(wrong, why, monkeypatch):
+    forward = TextEmbedding.forward
+    changed = {"cuda": wrong, "cpu": lambda x, ids: x}
+    monkeypatch.setattr(TextEmbedding, "forward", lambda self, ids: changed[ids.device.type](forward(self, ids), ids))
+    with pytest.raises(fixed.Unfit, match=why):
+        on_cuda("qwen2-vl", prompt("qwen2-vl"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SPECS)
 def test_replays_write_the_text_of_every_spec(name):
@@ -56,7 +96,10 @@ def test_replays_write_the_text_of_every_spec(name):
     for one in variants(name):
         if "generate" in writer(one)[0].programs:
             asked = [prompt(one), prompt(one, media=False), prompt(one, pictures=2), prompt(one, batch=1)]
-            written += len([same(one, given) for given in asked if given is not None])
+            for given in (given for given in asked if given is not None):
+                same(one, given)
+                on_cuda(one, given)
+                written += 1
     if not written:
         pytest.skip("writes no text")
 

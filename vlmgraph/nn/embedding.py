@@ -59,7 +59,7 @@ class TextEmbedding(nn.Module):
             own = self.added((ids - self.vocab).clamp(min=0))
             x = torch.where((ids >= self.vocab)[..., None], own, self.tokens(ids.clamp(max=self.vocab - 1)))
         if self.scale is not None:
-            x = x * torch.tensor(self.scale, dtype=x.dtype, device=x.device)
+            x = x * torch.tensor(self.scale, dtype=x.dtype)  # of no device: a number that is rounded as x is
         if self.positions is not None:
             x = x + self.positions(torch.arange(ids.shape[-1], device=ids.device)[None] if positions is None else positions)
         if self.types is not None:
