@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ... import pages
 from .fuse import fused
@@ -72,9 +73,11 @@ def weights(root: nn.Module) -> Iterator[Tensor]:
     whole = [t for module in fused(root) for t in (module.whole, module.whole_scale)]
     seen: set[int] = set()
     for weight in (*root.parameters(), *root.buffers(), *whole):
-        if weight is None or id(weight) in seen or weight.device.type != "cpu" or weight.layout != torch.strided:
+        if weight is None or id(weight) in seen or is_traceable_wrapper_subclass(weight):  # several tensors that look like one
             continue
         seen.add(id(weight))
+        if weight.device.type != "cpu" or weight.layout != torch.strided:
+            continue
         if weight.numel() * weight.element_size() >= LEAST and not weight.is_shared():
             yield weight
 
