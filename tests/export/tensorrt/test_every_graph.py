@@ -18,7 +18,7 @@ QUICK = ("cogvlm", "flamingo", "paligemma")
 
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in SPECS])
 def test_the_graphs_of_the_plan_are_those_that_are_written(name: str) -> None:
-    """Held against the calls that each graph is proved with: names, ranks, numbers, and dims that are one size where they have one name."""
+    """Held against the calls that each graph is proved with: names, types, numbers, and one size for dims of one name."""
     model, processor = tiny(name)
     runs: list[Run] = []
     decoders = 0
@@ -41,6 +41,7 @@ def test_the_graphs_of_the_plan_are_those_that_are_written(name: str) -> None:
 def fits(graph: Planned, given: dict[str, Any]) -> None:
     sizes: dict[str, int] = {}
     for entry in graph.inputs:
+        assert str(given[entry.name].dtype) == f"torch.{entry.dtype}", (graph.name, entry.name)
         for dim, size in zip(entry.dims, given[entry.name].shape, strict=True):
             assert size == (dim.constant if dim.constant is not None else sizes.setdefault(str(dim), size)), (
                 graph.name,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,14 +108,15 @@ export.preflight = preflight  # type: ignore[attr-defined]
 def write_graphs(report: Report, model: CompiledModel, proved: Path) -> None:
     """Write the graphs for TensorRT of the `proved` ones. The report learns what the parser's list says of each; its plan is then of those
     that are there. Raises DiagnosticError where the plan is not of these graphs."""
-    from .agree import as_exported, disagreements
+    from .agree import disagreements
     from .operators import gaps, published
     from .prepare import prepare
 
     manifest = json.loads((proved / "manifest.json").read_text(encoding="utf-8"))
     if wrong := disagreements(report.plan, manifest):
         raise DiagnosticError(*wrong)
-    report.plan = as_exported(report.plan, manifest, report.refused)
+    there = {name: planned for name, planned in report.plan.graphs.items() if name in manifest["graphs"]}
+    report.plan = replace(report.plan, graphs=there, refused=report.refused)
     found: dict[str, Any] = {}
     for name, (graph, _) in report.plan.graphs.items():
         source = proved / manifest["graphs"][name]["file"]

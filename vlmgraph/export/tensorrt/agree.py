@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from ...diagnostics import Diagnostic
@@ -12,8 +11,6 @@ from .graphs import Entry
 from .plan import Plan
 
 NAMES = {"float": "float32", "double": "float64"}
-MASKS = ("bool", "int64")
-"""Whether a mask is of truth values or of ones and zeros is for the export to choose."""
 
 
 def disagreements(plan: Plan, manifest: Mapping[str, Any]) -> list[Diagnostic]:
@@ -41,26 +38,10 @@ def differences(entry: Entry, exported: Mapping[str, Any]) -> list[str]:
     shown = [d.constant if d.constant is not None else str(d) for d in entry.dims]
     if len(dims) != len(shown) or any((isinstance(a, int) or isinstance(b, int)) and a != b for a, b in zip(dims, shown)):
         return [f"{entry.name} has the dims {dims}; the plan has {shown}"]
-    dtype = named(exported)
-    if dtype != entry.dtype and not entry.name.startswith("past_key_values.") and not (entry.mask and dtype in MASKS):
+    dtype = NAMES.get(exported["dtype"], exported["dtype"])
+    if dtype != entry.dtype and not entry.name.startswith("past_key_values."):
         return [f"{entry.name} is {dtype}; the plan has {entry.dtype}"]
     return []
-
-
-def named(exported: Mapping[str, Any]) -> str:
-    dtype: str = exported["dtype"]
-    return NAMES.get(dtype, dtype)
-
-
-def as_exported(plan: Plan, manifest: Mapping[str, Any], refused: Mapping[str, Diagnostic]) -> Plan:
-    """The plan of the graphs that are there, their masks in the type they were exported with, and of what was `refused`."""
-    graphs = {}
-    for name, (graph, profiles) in plan.graphs.items():
-        if name in manifest["graphs"]:
-            kinds = {i["name"]: named(i) for i in manifest["graphs"][name]["inputs"]}
-            inputs = tuple(replace(e, dtype=kinds[e.name]) if e.mask else e for e in graph.inputs)
-            graphs[name] = (replace(graph, inputs=inputs), profiles)
-    return replace(plan, graphs=graphs, refused=refused)
 
 
 def finding(name: str, text: str) -> Diagnostic:

@@ -30,7 +30,6 @@ class Entry:
     name: str
     dtype: str
     dims: tuple[Dim, ...]
-    mask: bool = False
 
     def json(self) -> dict[str, Any]:
         return {"name": self.name, "dtype": self.dtype, "dims": [d.constant if d.constant is not None else str(d) for d in self.dims]}
@@ -57,7 +56,7 @@ def graphs_of(model: CompiledModel, name: str, sizes: Sizes, alone: Sizes | None
     program = model.programs[name]
     if not model.graph.programs[name].cache:
         piece = whole(program.graph(sizes.present))
-        return [(planned(model, piece, name, ("call",), (), text_symbol(piece.program.inputs), sizes.masks), sizes)]
+        return [(planned(model, piece, name, ("call",), (), text_symbol(piece.program.inputs)), sizes)]
     made, slots = parts(model, name, sizes, prefix)
     uses = [("prompt", made.prompt), ("step", made.step)]
     sources = [(made, slots, sizes)]
@@ -76,7 +75,7 @@ def graphs_of(model: CompiledModel, name: str, sizes: Sizes, alone: Sizes | None
         for p in {p.name: p for p in (*made.prompt, *made.step)}.values():  # one that runs in both is named by the values of the step
             when = tuple(phase for phase in ("prompt", "step") if (phase, p.name) in runs)
             if p.name not in found:
-                found[p.name] = planned(model, p, name, when, slots if p.past else (), length, own.masks), own
+                found[p.name] = planned(model, p, name, when, slots if p.past else (), length), own
     return list(found.values())
 
 
@@ -124,35 +123,25 @@ def text_symbol(types: Mapping[str, Type]) -> str:
     return next((str(t.dims[-1]) for t in types.values() if t.kind == "ids" and t.dims and t.dims[-1].constant is None), "")
 
 
-def planned(
-    model: CompiledModel,
-    piece: Piece,
-    program: str,
-    phases: tuple[str, ...],
-    slots: Slots,
-    length: str,
-    masks: Mapping[str, str],
-) -> Planned:
+def planned(model: CompiledModel, piece: Piece, program: str, phases: tuple[str, ...], slots: Slots, length: str) -> Planned:
     """A piece with its inputs. In a step the mask over all tokens is as long as past and new ones."""
     chosen = fed(model.graph, program)
-    types = {name: one_a_token(type_, length) if name in chosen else type_ for name, type_ in typed(piece)}
-    entries = [entry(model, name, whole_mask(piece, type_, phases, length)) for name, type_ in types.items()]
-    given = {piece.inputs[value]: dtype for value, dtype in masks.items() if value in piece.inputs}
-    entries = [replace(e, dtype=given.get(e.name, e.dtype)) for e in entries]
+    entries = []
+    for value, name in piece.inputs.items():
+        type_ = piece.program.inputs[value]
+        type_ = one_a_token(type_, length) if name in chosen else whole_mask(piece, type_, phases, length)
+        entries.append(entry(model, name, type_, value not in model.graph.inputs))
     alone = len(piece.cache) == 1
     entries += [entry(model, slot.name("past_key_values", alone), type_) for slot, type_ in slots]
     roles = dict.fromkeys(model.graph.components[n.component].role or "op" for n in piece.program.nodes if n.component)
     return Planned(piece.name, program, phases, tuple(entries), tuple(sorted(roles)), length, seen(model, piece))
 
 
-def typed(piece: Piece) -> Iterator[tuple[str, Type]]:
-    for value, name in piece.inputs.items():
-        yield name, piece.program.inputs[value]
-
-
-def entry(model: CompiledModel, name: str, type_: Type) -> Entry:
-    dtype = "bool" if type_.kind == "mask" else "int64" if type_.kind in INTEGER_KINDS else str(model.dtype).removeprefix("torch.")
-    return Entry(name, dtype, type_.dims, type_.kind == "mask")
+def entry(model: CompiledModel, name: str, type_: Type, made: bool = False) -> Entry:
+    """Masks are whole numbers, but for those that say more than what is padding and that another graph `made`."""
+    if type_.kind == "mask":
+        return Entry(name, "bool" if made and len(type_.dims) != 2 else "int64", type_.dims)
+    return Entry(name, "int64" if type_.kind in INTEGER_KINDS else str(model.dtype).removeprefix("torch."), type_.dims)
 
 
 def one_a_token(type_: Type, length: str) -> Type:

@@ -42,8 +42,6 @@ class Sizes:
     text: Range = (1, 1, 1)
     bound: dict[str, int] = field(default_factory=dict)
     """The most tokens that a component has positions for."""
-    masks: dict[str, str] = field(default_factory=dict)
-    """The dtype of each mask, which is what the processor makes: truth values or whole numbers."""
 
     def value(self, dim: Dim, at: int, also: Mapping[str, int] | None = None) -> int:
         """The number that a dim is. Raises DiagnosticError where an input leaves it open."""
@@ -105,7 +103,6 @@ def sizes_of(
     dims |= packed(whole, tables, limits, pictures)
     dims |= {str(whole.types()[name].dims[0]): limits.batch for name in chosen}
     found = Sizes(dims, frozenset(usual), {}, limits.text)
-    found.masks = {name: str(usual[name].dtype) for name, type_ in types.items() if type_.kind == "mask"}
     for symbol, name in lengths.items():
         counts = [[placed(graph, name, m) for m in several] for several in (least, [usual], most)]
         found.visual[symbol] = (min(counts[MIN]), counts[OPT][0], max(counts[MAX]))
