@@ -126,30 +126,51 @@ def test_a_step_writes_where_the_one_before_wrote():
 
 
 def test_a_place_that_is_a_number_is_found_out(monkeypatch):
-    """Of the kind that only shows at the second step."""
-    wanted = answers("llava-1.5", prompt("llava-1.5"), NEW)
-    first = []
+    """It is the right one while the step is recorded and replayed for the first time."""
+    wanted, at, fed = answers("llava-1.5", prompt("llava-1.5"), NEW), [], recorded.Recording.put
+
+    def feed(self, token):
+        at[:] = self.at.values()
+        fed(self, token)
 
     def put(held, place, k, v):
-        first or first.append(place.tolist()[0])
         for all_of, new in zip(held, (k, v), strict=True):
-            all_of[:, :, first[0] : first[0] + 1] = new
+            all_of[:, :, at[0] : at[0] + 1] = new
 
-    with recording("llava-1.5", check=True) as model:
-        monkeypatch.setattr(fixed, "put", put)
-        assert torch.equal(answers("llava-1.5", prompt("llava-1.5"), NEW, **STATIC), wanted)
-        assert "reads a value back" in model.recorded_steps.report()[0]["step by step"]  # already the vocabulary's check of ids
-    first[:] = [prompt("llava-1.5")["input_ids"].shape[1]]
+    monkeypatch.setattr(recorded.Recording, "put", feed)
+    monkeypatch.setattr(fixed, "put", put)
     with recording("llava-1.5") as model:
         assert torch.equal(answers("llava-1.5", prompt("llava-1.5"), NEW, **STATIC), wanted)
         (row,) = model.recorded_steps.report()
-        assert row["replays"] == 2 and "not what the step computes: it is off by" in row["step by step"]
+        assert row["replays"] == 1 and "a replay is not what the step computes: off by" in row["step by step"]
         assert torch.equal(answers("llava-1.5", prompt("llava-1.5"), NEW, **STATIC), wanted)
         assert model.recorded_steps.report() == [row]  # and is not tried again
 
 
+def test_a_step_that_is_not_the_programs_is_found_out(monkeypatch):
+    given, allowed = prompt("qwen2-vl"), fixed.allowed
+    wanted = answers("qwen2-vl", given, NEW)
+    monkeypatch.setattr(fixed, "allowed", lambda rules, query, key, real, window: allowed(rules, query, key, real | True, window))
+    with recording("qwen2-vl") as model:  # the padding of the shorter row is seen
+        assert torch.equal(answers("qwen2-vl", given, NEW, **STATIC), wanted)
+        (row,) = model.recorded_steps.report()
+    assert row["replays"] == 0 and "the recorded step is not what the program computes: off by" in row["step by step"]
+
+
+def test_a_step_that_reads_a_value_back_is_not_recorded():
+    """As the processor does, which holds ids against the vocabulary."""
+    given = prompt("qwen2-vl")
+    with recording("qwen2-vl", check=True) as model:
+        assert torch.equal(answers("qwen2-vl", given, NEW, **STATIC), answers("qwen2-vl", given, NEW))
+        assert model.recorded_steps.report()[0]["step by step"] == "aten._local_scalar_dense.default reads a value back"
+
+
 def refused(step):
     raise fixed.Unfit("the device is busy")
+
+
+def full(step):
+    raise torch.OutOfMemoryError("none is left\non the device")
 
 
 def unchanging(step):
@@ -157,7 +178,9 @@ def unchanging(step):
     return lambda: out
 
 
-@pytest.mark.parametrize(("recorder", "why"), [(refused, "the device is busy"), (unchanging, "not what the step computes")])
+@pytest.mark.parametrize(
+    ("recorder", "why"), [(refused, "the device is busy"), (unchanging, "a replay is not what"), (full, "no memory for a recording: none")]
+)
 def test_what_is_not_recorded_is_written_step_by_step(recorder, why):
     given = prompt("llava-1.5")
     with recording("llava-1.5", recorder) as model:
@@ -275,7 +298,8 @@ def test_a_cuda_graph_is_warmed_up_captured_fed_and_replayed(monkeypatch):
         assert torch.equal(answers(name, prompt(name), NEW, **STATIC), wanted)
         warm = ["side waits for main", "on side", *["step"] * cuda_graphs.WARM, "off side", "main waits for side"]
         replays = ["inputs", "replay"] * (NEW - 1)
-        assert cuda.log == ["inputs", "step", *warm, "capture", "step", "captured", "inputs", *replays]
+        proofs = ["inputs", "step", "replay"] * recorded.PROOF
+        assert cuda.log == ["inputs", "step", *warm, "capture", "step", "captured", "inputs", *proofs, *replays[2 * recorded.PROOF :]]
         cuda.log.clear()
         assert torch.equal(answers(name, prompt(name), NEW, **STATIC), wanted)
         assert cuda.log == ["inputs", *replays]

@@ -32,6 +32,10 @@ Recorder = Callable[[Step], Step]
 
 PROOF = 2
 """Replays that are held against the step as it is: the second shows that no place was written down as a number."""
+SAME = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 1e-2}
+"""How far a replay may be from the same operations run one by one: libraries may choose other kernels while they are captured."""
+NEAR = {torch.float64: 1e-8, torch.float32: 1e-2, torch.float16: 5e-2, torch.bfloat16: 1e-1}
+"""How far it may be from the program's own step: all layers' rounding, by other kernels. What is wrong by less is for `SAME` to see."""
 UNIT = 64
 """Places come in multiples of this, so that prompts of other lengths find a recording."""
 APART: dict[type, str] = {
@@ -56,7 +60,7 @@ class Recording:
 
     def __init__(self, decoder: Decoder, places: int) -> None:
         rows, device = len(decoder.ids), decoder.ids.device
-        self.program, self.written, self.places = decoder.program, decoder.written, places
+        self.program, self.written, self.places, self.dtype = decoder.program, decoder.written, places, decoder.model.dtype
         self.form, self.weights = form(decoder), weights(decoder.model)
         self.caches = {name: FixedCache(cache, rows, places, device) for name, cache in decoder.caches.items()}
         self.inputs = {name: value.clone() for name, value in step_inputs(decoder).items()}
@@ -89,10 +93,15 @@ class Recording:
             cache.place.fill_(self.at[name])
 
     def next(self, token: Tensor) -> Tensor:
-        """Scores [R, V] of what comes behind one more token [R, 1]."""
+        """Scores [R, V] of what comes behind one more token [R, 1]. Raises Unfit where a replay that is still to be proved gives something
+        else than the step, run as it was recorded."""
         assert self.replay is not None
         self.put(token)
+        own = self.step() if self.proved < PROOF else {}
         out = self.replay()
+        for name, value in own.items():
+            if (wrong := distance(out[name], value)) > SAME[self.dtype]:
+                raise Unfit(f"a replay is not what the step computes: off by {wrong:.2g}")
         for name, value in out.items():
             if name.startswith("carry."):
                 self.inputs[name.removeprefix("carry.")].copy_(value)
@@ -171,6 +180,9 @@ class Recordings:
         except Unfit as error:
             self.give_up(name, str(error))
             return None
+        except torch.OutOfMemoryError as error:
+            row.reason = f"there is no memory for a recording: {str(error).partition(chr(10))[0]}"
+            return None
         row.reason = ""
         kept.owner = weakref.ref(decoder)
         self.kept[name] = kept
@@ -189,23 +201,38 @@ class Recordings:
 
     def next(self, decoder: Decoder, kept: Recording) -> Tensor:
         """Scores [R, V] behind the decoder's last token; those of the step as it is where the recording gives others."""
-        from ..fast.regional import as_built
-        from ..fast.trial import difference
-
         row = self.rows[decoder.program.name]
-        scores = kept.next(decoder.ids[:, -1:])
-        row.replays += 1
         if kept.proved < PROOF:
-            with as_built():
-                wanted = decoder.plain()
-            if wrong := difference(scores, wanted):
-                self.give_up(decoder.program.name, f"the recorded step is not what the step computes: {wrong}")
-                decoder.recorded = decoder.recording = None
-                return wanted
-            kept.proved += 1
-        if kept.proved >= PROOF and decoder.inputs is not kept.inputs:
+            return self.proved(decoder, kept)
+        if decoder.inputs is not kept.inputs:
             decoder.caches, decoder.inputs = dict(kept.caches), kept.inputs
+        row.replays += 1
+        return kept.next(decoder.ids[:, -1:])
+
+    def proved(self, decoder: Decoder, kept: Recording) -> Tensor:
+        """The same beside the step as it is, which the answer goes on by if need be."""
+        from ..fast.regional import as_built
+
+        with as_built():
+            wanted = decoder.plain()
+        try:
+            scores = kept.next(decoder.ids[:, -1:])
+            if (wrong := distance(scores, wanted)) > NEAR[kept.dtype]:
+                raise Unfit(f"the recorded step is not what the program computes: off by {wrong:.2g}")
+        except Unfit as error:
+            self.give_up(decoder.program.name, str(error))
+            decoder.recorded = decoder.recording = None
+            return wanted
+        self.rows[decoder.program.name].replays += 1
+        kept.proved += 1
         return scores
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    """Relative; infinite where numbers are none."""
+    a, b = a.double(), b.double()
+    found = float((a - b).norm() / b.norm().clamp_min(1e-12))
+    return found if found == found else float("inf")
 
 
 def apart(model: CompiledModel, program: str) -> str:
