@@ -236,7 +236,7 @@ def test_a_mask_of_all_places_is_that_of_the_tokens_so_far():
 
 
 def test_a_recording_serves_what_has_its_form():
-    name = "llava-1.5"
+    name = "paligemma"
     model, _ = writer(name)
     one, two, text = prompt(name, batch=1), prompt(name), prompt(name, media=False)
     counts = []

@@ -233,8 +233,8 @@ def caller(kind: Kind) -> Callable[..., Any]:
         new = (*args, *kwargs.values())[0].shape[1] if caches else 0
         if (
             kind.reason
-            or BUILT.get()
             or torch.compiler.is_compiling()
+            or BUILT.get()
             or stays_out(entering, named)
             or any(full(given, new) for _, given in caches)
         ):
