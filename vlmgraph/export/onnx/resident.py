@@ -58,6 +58,17 @@ def resident(model: CompiledModel) -> Iterator[None]:
             handle.remove()
 
 
+@contextlib.contextmanager
+def present(module: nn.Module) -> Iterator[None]:
+    """The weights of a module, for somebody who runs it past its hooks."""
+    unit = Unit([(part, name) for part in module.modules() for name in part._parameters])
+    unit.enter()
+    try:
+        yield
+    finally:
+        unit.leave()
+
+
 class Unit:
     """Parameters that come and go together."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ BYTES = 128 << 20
 class Segmented:
     """Takes the place of a session: `run` opens one part after another, each with the weights that it reads."""
 
-    def __init__(self, path: Path, most: int = BYTES) -> None:
+    def __init__(self, path: Path, most: int | None = None) -> None:
         self.folder, self.model = path.parent, onnx.load(str(path), load_external_data=False)
         graph = self.model.graph
         self.weights = {t.name: t for t in graph.initializer}
-        self.parts = list(self.cut(most))
+        self.parts = list(self.cut(BYTES if most is None else most))
         self.last: dict[str, int] = {}
         for i, nodes in enumerate(self.parts):
             self.last |= dict.fromkeys((name for node in nodes for name in read_by(node)), i)
@@ -48,17 +48,30 @@ class Segmented:
 
     def run(self, wanted: None, feed: dict[str, np.ndarray]) -> list[Any]:
         """The outputs of the graph, in their order."""
+        *_, (_, values) = self.steps(feed)
+        return [values[o.name] if o.name in values else feed[o.name] for o in self.model.graph.output]
+
+    def first(self, feed: dict[str, np.ndarray], watched: Container[str], departs: Callable[[str, np.ndarray], bool]) -> str | None:
+        """The first of the `watched` values, in the order of the nodes that make them, that departs; what comes behind it does not run."""
+        for nodes, values in self.steps(feed, watched):
+            for name in (o for node in nodes for o in node.output if o in watched):
+                if departs(name, values[name]):
+                    return name
+        return None
+
+    def steps(self, feed: dict[str, np.ndarray], watched: Container[str] = ()) -> Iterator[tuple[list[onnx.NodeProto], dict[str, Any]]]:
+        """Each part after it ran, with the values that a later one reads and those of its own that are `watched`."""
         values: dict[str, Any] = dict(feed)
         for i, nodes in enumerate(self.parts):
             made = {o for node in nodes for o in node.output if o}
             needed = [n for n in dict.fromkeys(name for node in nodes for name in read_by(node)) if n not in made]
-            leaving = [name for name in sorted(made) if self.last.get(name, -1) > i]
+            leaving = [name for name in sorted(made) if self.last.get(name, -1) > i or name in watched]
             entering = [n for n in needed if n not in self.weights]
             session = self.opened(nodes, {n: values[n] for n in entering}, [n for n in needed if n in self.weights], leaving)
             values |= dict(zip(leaving, session.run(leaving, {n: values[n] for n in entering})))
-            values = {name: x for name, x in values.items() if self.last.get(name, -1) > i}
             del session
-        return [values[o.name] if o.name in values else feed[o.name] for o in self.model.graph.output]
+            yield nodes, values
+            values = {name: x for name, x in values.items() if self.last.get(name, -1) > i}
 
     def opened(self, nodes: list[onnx.NodeProto], entering: dict[str, Any], weights: list[str], leaving: list[str]) -> Any:
         import onnxruntime

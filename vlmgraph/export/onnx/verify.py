@@ -53,7 +53,7 @@ def opened(path: Path) -> Any:
 def verify(found: Captured, path: Path, limit: float, ranked: bool = False) -> list[Row]:
     """A row for every output and sample; the first that is over the limit says which node departs. `ranked`: with the choices of logits."""
     with named(found, "open"):
-        session: Any = Segmented(path) if (lazy := streamed(found.run.flat)) else opened(path)
+        session: Any = Segmented(path) if streamed(found.run.flat) else opened(path)
     taken = [i.name for i in session.get_inputs()]
     rows: list[Row] = []
     located = False
@@ -66,7 +66,7 @@ def verify(found: Captured, path: Path, limit: float, ranked: bool = False) -> l
             row = Row(found.name, name, sizes, list(theirs.shape), *distance(ours, theirs))
             if ranked and name == "logits":
                 row.top1 = float((ours.argmax(-1) == theirs.float().numpy().argmax(-1)).mean())
-            if row.error > limit and not located and not lazy:
+            if row.error > limit and not located:
                 from .depart import first_departing
 
                 row.first, located = first_departing(found, given, limit, path.parent), True
