@@ -9,6 +9,8 @@ import torch
 
 from benchmarks import common, generate
 from benchmarks.common import Table, page, process, save
+from vlmgraph.lower.generate import recorded
+from vlmgraph.nn.embedding import TextEmbedding
 
 
 def test_the_page_is_made_of_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,10 +39,19 @@ def test_a_device_that_is_not_there_is_said_to_be_missing(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_measured_of_writing_runs_at_a_small_size(tmp_path: Path) -> None:
-    """All variants, as on a CUDA device but for its graphs."""
-    prompt = generate.checkpoint("test", str(tmp_path), "float32")[1]
-    torch.save(prompt, tmp_path / "prompt.pt")
-    found = generate.run("test", str(tmp_path), "float32", "cpu", 1)
-    assert set(found["rows"]) == set(generate.NAMES) and max(found["parity"]) < 1e-4 and found["recorded"] == []
+def test_what_is_measured_on_a_device_runs_at_a_small_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All variants, here; steps are replayed by being run again, and nothing looks at ids, as on a device."""
+    monkeypatch.setitem(recorded.RECORDERS, "cpu", lambda step: step)
+    monkeypatch.setattr(TextEmbedding, "check", lambda self, ids: None)
+    torch.save(generate.checkpoint("test", str(tmp_path), "bfloat16")[1], tmp_path / "prompt.pt")
+    found = generate.run("test", str(tmp_path), "bfloat16", "cpu", 1)
+    assert set(found["rows"]) == set(generate.NAMES) and max(found["parity"]) < 0.05
     assert all(row["tokens_per_second"] > 0 and row["share_of_bandwidth"] > 0 for row in found["rows"].values())
+    assert found["recorded"][0]["replays"] > 0
+    for row in found["rows"].values():
+        row |= {"compile_seconds": 1.0, "peak_mb": 9.0, "device_mb": 2.0}
+    monkeypatch.setattr(generate, "measured", lambda *given: found | {"device": "GPU X, CUDA 13"})
+    table = generate.measure("test", 1, "cuda")
+    assert "on GPU X, CUDA 13" in table.note and table.goals["every step of vlmgraph compiled is the replay of one CUDA graph"]
+    found["recorded"][0]["step by step"] = "a reason"
+    assert not generate.measure("test", 1, "cuda").goals["every step of vlmgraph compiled is the replay of one CUDA graph"]
