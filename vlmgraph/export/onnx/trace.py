@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .instance import BLOCK, MODULE, block, place, tidy
+from .library import read_once
 from .operators import plain_attention, translations
 from .repeat import Alone, Form, Tracing
 from .resident import outlines
@@ -104,7 +105,7 @@ def alone(form: Form, opset: int) -> ir.Graph:
 
 
 def exported(module: nn.Module, given: tuple[Tensor, ...], axes: Axes, names: tuple[list[str], list[str]], opset: int) -> Any:
-    with quiet(), plain_attention(), torch.no_grad():
+    with quiet(), plain_attention(), read_once(), torch.no_grad():
         made = torch.onnx.export(
             module, given, dynamo=True, dynamic_shapes=(tuple(axes),), input_names=names[0], output_names=names[1], opset_version=opset,
             custom_translation_table=translations() | {torch.ops.vlmgraph_export.block.default: block}, optimize=False, verbose=False,
