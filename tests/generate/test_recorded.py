@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import weakref
 
 import pytest
@@ -303,6 +305,7 @@ def test_a_cuda_graph_is_warmed_up_captured_fed_and_replayed(monkeypatch):
         cuda.log.clear()
         assert torch.equal(answers(name, prompt(name), NEW, **STATIC), wanted)
         assert cuda.log == ["inputs", *replays]
+        assert copy.deepcopy(model.recorded_steps).report() == [] and pickle.loads(pickle.dumps(model.recorded_steps)).kept == {}
         graph = weakref.ref(model.recorded_steps.kept["generate"].replay.graph)
         answers(name, prompt(name, batch=1), NEW, **STATIC)
         gc.collect()

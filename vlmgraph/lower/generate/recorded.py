@@ -135,6 +135,10 @@ class Recordings:
         self.rows: dict[str, Row] = {}
         self.given_up: set[str] = set()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy of a model records steps of its own."""
+        return Recordings, ()
+
     def report(self) -> list[dict[str, Any]]:
         """A row a program that wrote with a static cache where steps are recorded."""
         return [
@@ -150,15 +154,16 @@ class Recordings:
 
     def serves(self, model: CompiledModel, program: str) -> bool:
         """Whether steps are recorded on this device, as far as is known."""
-        if model.device.type not in RECORDERS or program in self.given_up:
+        if model.device.type not in RECORDERS:
             return False
-        self.rows.setdefault(program, Row(program))
-        if why := apart(model, program):
-            self.give_up(program, why)
-        return not why
+        if program not in self.rows:
+            self.rows[program] = Row(program)
+            if why := apart(model, program):
+                self.give_up(program, why)
+        return program not in self.given_up
 
     def give_up(self, program: str, reason: str) -> None:
-        self.rows.setdefault(program, Row(program)).reason = reason
+        self.rows[program].reason = reason
         self.given_up.add(program)
         self.kept.pop(program, None)
 
