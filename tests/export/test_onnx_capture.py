@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 import vlmgraph
 from tests.levels.models import tiny
 from vlmgraph.diagnostics import DiagnosticError
-from vlmgraph.export.onnx import export, repeat, trace
+from vlmgraph.export.onnx import Report, export, repeat, trace
 from vlmgraph.lower.model import CompiledModel
 
 LAYERS = 3
@@ -160,18 +161,65 @@ class TestFaults:
 def test_a_block_that_cannot_be_captured_alone_is_captured_with_all(
     monkeypatch: pytest.MonkeyPatch, captures: list[str], tmp_path: Path
 ) -> None:
-    def fails(*args: Any) -> Any:
-        raise trace.NotUniform("for a test")
+    """Report and manifest say which graph and why."""
+
+    def fails(form: repeat.Form, opset: int) -> Any:
+        raise trace.NotUniform(f"{form.call.path} takes [2, 3] alone")
 
     monkeypatch.setattr(trace, "alone", fails)
     report = export(decoder(), tmp_path / "out")
     assert Counter(captures) == {"Flat": 3}, "the embedding, the decoder with blocks, the decoder whole"
     assert max(row.error for row in report.rows) < 1e-5
+    assert report.layers == {"decoder_model_merged": "llm.layers.0 and 2 more: module.llm.layers.0 takes [2, 3] alone"}
+    said(report)
+
+
+class Adding(torch.nn.Module):
+    """Adds what it gives to a list, where there is one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = torch.nn.Linear(4, 8), torch.nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor, seen: list[torch.Tensor] | None) -> torch.Tensor:
+        y = self.down(self.up(x))
+        if seen is not None:
+            seen.append(y)
+        return y
+
+
+class Several(torch.nn.Module):
+    def __init__(self, listed: bool) -> None:
+        super().__init__()
+        self.layers, self.listed = torch.nn.ModuleList([Adding(), Adding(), Adding()]), listed
+
+    def forward(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        (x,) = values
+        seen = [x] if self.listed else None
+        for layer in self.layers:
+            x = layer(x, seen)
+        return (x if seen is None else torch.stack(seen),)
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_blocks_that_are_given_a_list_are_captured_where_they_stand(listed: bool) -> None:
+    given = (torch.randn(2, 4),)
+    _, _, layers = trace.trace(Several(listed), given, [{0: torch.export.Dim.AUTO}], (["x"], ["y"]), 20)
+    assert layers == ("layers.0 and 2 more: a list enters, which a block may add to" if listed else "")
+
+
+def said(report: Report) -> None:
+    """In the table and the manifest, too."""
+    for name, why in report.layers.items():
+        assert f"{name} was captured layer by layer, {why}" in str(report)
+    graphs = json.loads((report.folder / "manifest.json").read_text())["graphs"]
+    assert {n: g["layer_by_layer"] for n, g in graphs.items() if "layer_by_layer" in g} == report.layers
 
 
 def test_layers_of_two_kinds(captures: list[str], tmp_path: Path) -> None:
     model = tiny("clip")[0]
-    export(model, tmp_path / "out", programs=["forward"])
+    report = export(model, tmp_path / "out", programs=["forward"])
+    assert not report.layers and "layer by layer" not in str(report)
     assert Counter(captures) == {"Flat": 1, "Alone": 2}, "the towers of image and text"
 
 

@@ -35,11 +35,14 @@ class Report:
     graphs: list[str] = field(default_factory=list)
     alone: list[Row] = field(default_factory=list)
     """Of graphs with integers of several roles: the rows of each role by itself."""
+    layers: dict[str, str] = field(default_factory=dict)
+    """Graphs with repeated blocks that could not be captured once for all layers: which blocks, and why."""
 
     def __str__(self) -> str:
         from .verify import table
 
-        return table([*self.rows, *self.alone])
+        notes = (f"{name} was captured layer by layer, {why}" for name, why in self.layers.items())
+        return "\n".join((table([*self.rows, *self.alone]), *notes))
 
 
 def export(
@@ -107,7 +110,8 @@ def export(
     (folder / LOCK).write_text(lock_text(model.spec, model.graph), encoding="utf-8")
     if isinstance(origin, Origin):
         _companions(origin, folder)
-    report = Report(folder, write.rows, refused, list(write.graphs), write.alone)
+    layers = {name: graph["layer_by_layer"] for name, graph in write.graphs.items() if "layer_by_layer" in graph}
+    report = Report(folder, write.rows, refused, list(write.graphs), write.alone, layers)
     if far := [r for r in write.rows if not r.error <= write.allowed[r.graph]]:
         raise DiagnosticError(*departures(far, write.allowed, report))
     return report

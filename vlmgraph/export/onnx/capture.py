@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,6 +28,8 @@ class Captured:
     run: Run
     model: ir.Model
     exported: Any
+    layers: str = ""
+    """Which repeated blocks were captured layer by layer, not once for all, and why."""
 
     @property
     def name(self) -> str:
@@ -37,7 +39,7 @@ class Captured:
         """The same graph for a piece that differs in names alone."""
         for value, name in zip((*self.model.graph.inputs, *self.model.graph.outputs), (*run.names, *run.gives)):
             value.name = name
-        return Captured(run, self.model, self.exported)
+        return replace(self, run=run)
 
 
 def capture(run: Run, opset: int = OPSET) -> Captured:
@@ -48,10 +50,10 @@ def capture(run: Run, opset: int = OPSET) -> Captured:
     given = sample(run)
     axes = Axes(run)
     try:
-        model, program = trace(run.flat, given, open_axes(axes), (run.names, run.gives), opset, axes.together)
+        model, program, layers = trace(run.flat, given, open_axes(axes), (run.names, run.gives), opset, axes.together)
     except Exception as error:
         raise refused(run, error) from error
-    found = Captured(run, model, program)
+    found = Captured(run, model, program, layers)
     if drawn := next((n for n in model.graph if n.op_type in RANDOM), None):
         text = f"{found.name} draws random numbers ({drawn.op_type}, node {drawn.name}), so nothing can be held against eager"
         raise DiagnosticError(Diagnostic(C.CANNOT_EXPORT, text, fix="give what is drawn as an input"))

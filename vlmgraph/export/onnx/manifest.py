@@ -42,7 +42,7 @@ def manifest(
 
 def described(found: Captured, rows: list[Row]) -> dict[str, Any]:
     """Inputs and outputs with their dims, dtypes and the values they are; caches apart; the errors measured, `rows`, and the sizes they
-    were measured at: three of each dim beside 0 and 1, or the reason for `fewer`."""
+    were measured at: three of each dim beside 0 and 1, or the reason for `fewer`; which blocks were captured `layer_by_layer`."""
     run = found.run
     values = [*run.piece.inputs, *(None for s in run.slots if run.piece.past)]
     inputs = [shown(v) | ({"value": name} if name else {"cache": True}) for v, name in zip(found.model.graph.inputs, values)]
@@ -57,6 +57,7 @@ def described(found: Captured, rows: list[Row]) -> dict[str, Any]:
         "sizes": (sizes := sizes_of(rows)),
         "fewer": {dim: why for dim, taken in sizes.items() if len({*taken} - {0, 1}) < ENOUGH and (why := reason(dim, run.fewer))},
         "errors": [r.json() for r in rows],
+        **({"layer_by_layer": found.layers} if found.layers else {}),
     }
 
 

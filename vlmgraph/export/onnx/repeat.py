@@ -119,7 +119,8 @@ class Tracing:
         self.calls: dict[str, Call] = {}
         self.forms: dict[Any, Form] = {}
         self.made: dict[Any, list[tuple[tuple[Any, ...], torch.dtype, torch.device]]] = {}
-        self.fakes: dict[str, dict[str, Tensor]] = {}
+        self.inline: dict[str, str] = {}
+        """Blocks that were traced where they stand, with the reason."""
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
@@ -141,7 +142,8 @@ class Tracing:
 
         def forward(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
             every = (*args, *kwargs.values())
-            if any(isinstance(a, list) for a in every):  # the block adds to it
+            if any(isinstance(a, list) for a in every):
+                self.inline[path] = "a list enters, which a block may add to"
                 return type(block).forward(block, *args, **kwargs)
             own, named = args, kwargs
             caches = [(a, enter(a)) for a in every if isinstance(a, LayerCache)]
@@ -150,6 +152,9 @@ class Tracing:
             kwargs = {name: next(given) if isinstance(a, LayerCache) else a for name, a in kwargs.items()}
             leaves, tree = pytree.tree_flatten((args, kwargs))
             if not all(isinstance(x, Tensor) or x is None or type(x) in (bool, int, float, str) for x in leaves):
+                self.inline[path] = (
+                    f"something else than tensors and constants enters: {', '.join(sorted({type(x).__name__ for x in leaves}))}"
+                )
                 return type(block).forward(block, *own, **named)
             Tracing.count += 1
             constants = [TENSOR if isinstance(x, Tensor) else x for x in leaves]

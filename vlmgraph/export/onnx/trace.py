@@ -21,7 +21,6 @@ from .repeat import Alone, Form, Tracing
 from .resident import outlines
 from .weights import referenced, turned
 
-log = logging.getLogger(__name__)
 Axes = Sequence[dict[int, Any]]
 
 
@@ -36,17 +35,18 @@ def trace(
     names: tuple[list[str], list[str]],
     opset: int,
     together: Sequence[Sequence[tuple[int, int]]] = (),
-) -> tuple[ir.Model, Any]:
+) -> tuple[ir.Model, Any, str]:
     """`flat` with these inputs as a graph, and the program torch made of it. `axes` of inputs are open; `names` are of inputs and outputs.
 
     `together` are pairs (input, axis) that have one size, which the trace is told before it would find out layer by layer. Where repeated
-    blocks cannot be captured by themselves the whole is traced at once; what that raises is raised.
+    blocks cannot be captured by themselves the whole is traced at once; what that raises is raised. The third value says why some layers
+    were captured one by one, "" where none were.
     """
     with outlines(flat):
-        model, program = traced(flat, given, axes, names, opset, together)
+        model, program, why = traced(flat, given, axes, names, opset, together)
     referenced(model.graph, flat)
     turned(model.graph)
-    return model, program
+    return model, program, why
 
 
 def traced(
@@ -56,19 +56,32 @@ def traced(
     names: tuple[list[str], list[str]],
     opset: int,
     together: Sequence[Sequence[tuple[int, int]]],
-) -> tuple[ir.Model, Any]:
+) -> tuple[ir.Model, Any, str]:
     tracing = Tracing(flat)
+    why = ""
     if tracing.blocks:
         hook = flat.register_forward_pre_hook(lambda module, values: equal(values, together))
         try:
-            return by_blocks(flat, tracing, given, axes, names, opset)
+            return *by_blocks(flat, tracing, given, axes, names, opset), counted(tracing.inline)
         except Exception as error:  # whatever torch says of a block it says again of the whole, with its place
-            log.debug("no blocks: %s", error)
+            why = counted(dict.fromkeys(tracing.blocks, said(error)))
         finally:
             hook.remove()
     model, program = exported(flat, given, axes, names, opset)
     optimized(model, MODULE, names)
-    return model, program
+    return model, program, why
+
+
+def said(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return next((line.strip()[:300] for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def counted(blocks: dict[str, str]) -> str:
+    """The first of some blocks, how many more there are, and what is said of it; "" of none."""
+    first = next(iter(blocks), None)
+    return "" if first is None else f"{first.removeprefix(MODULE)} and {len(blocks) - 1} more: {blocks[first]}"
 
 
 def equal(values: tuple[Tensor, ...], together: Sequence[Sequence[tuple[int, int]]]) -> None:
