@@ -191,12 +191,14 @@ def test_what_is_not_covered(model: ir.Model, said: str | None) -> None:
         ("ReduceMax", ir.DataType.BOOL),
         ("Equal", ir.DataType.BOOL),
         ("Pad", ir.DataType.BOOL),
+        ("Pow", ir.DataType.INT64),
     ],
 )
 def test_other_nodes_give_the_same_values(op: str, dtype: ir.DataType, tmp_path: Path) -> None:
     rows = np.array([[5, -3, 7], [0, 9, -2]])
     constants = {"CumSum": [np.array(1)], "Clip": [np.array(-1), np.array(6)], "ReduceMax": [np.array([1])], "Equal": [rows > 0]}
     constants["Pad"] = [np.array([0, 1, 0, 1]), np.array(True)]
+    constants["Pow"] = [np.array(3)]
     extra = constants[op]
     x = ir.Value(name="x", type=ir.TensorType(dtype), shape=ir.Shape(["B", 3]))
     tensors = [ir.tensor(c, name=f"c{i}") for i, c in enumerate(extra)]
@@ -230,8 +232,10 @@ def test_engines_cannot_be_built_here(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not (tmp_path / "out").exists()
 
 
-UNCOVERED: dict[str, set[str]] = {}
-"""Operators of a spec's graphs that the parser's list does not cover."""
+DOUBLE = {"Cast", "Div", "Min", "Mul"}
+UNCOVERED = {"llava-next": DOUBLE, "minimax-vl-01": DOUBLE}
+"""Operators of a spec's graphs that the parser's list does not cover. The best canvas of a picture is worked out in float64, as it is
+published: in float32 another one may come out, and other tokens than the processor counts."""
 REFUSED: dict[str, set[str]] = {}
 """Programs of a spec that the target `onnx` refuses: they have no graph."""
 

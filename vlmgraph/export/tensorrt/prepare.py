@@ -64,6 +64,8 @@ def conform(model: ir.Model) -> None:
             through(node, ir.DataType.INT32)
         elif node.op_type == "Equal" and kind == "bool":
             same(node)
+        elif node.op_type == "Pow" and kind in ("int32", "int64"):
+            powered(node)
 
 
 def through(node: ir.Node, dtype: ir.DataType) -> None:
@@ -116,6 +118,23 @@ def same(node: ir.Node) -> None:
     apart.outputs[0].dtype, apart.outputs[0].shape, apart.outputs[0].name = ir.DataType.BOOL, out.shape, f"{out.name}.apart"
     graph_of(node).insert_before(node, apart)
     taken_over(node, ir.node("Not", [apart.outputs[0]], name=f"{node.name}_not"))
+
+
+def powered(node: ir.Node) -> None:
+    """A power of whole numbers as products, where its exponent is a known one of 2 to 4."""
+    value, exponent = node.inputs
+    known = exponent.const_value if exponent is not None else None
+    if value is None or known is None or known.size != 1 or len(known.shape) > len(value.shape or ()):
+        return
+    count = known.numpy().item()
+    if count not in (2, 3, 4):
+        return
+    made = ir.node("Mul", [value, value], name=f"{node.name}_2")
+    for further in range(3, int(count) + 1):
+        made.outputs[0].type, made.outputs[0].shape, made.outputs[0].name = value.type, value.shape, f"{node.outputs[0].name}.{further - 1}"
+        graph_of(node).insert_before(node, made)
+        made = ir.node("Mul", [made.outputs[0], value], name=f"{node.name}_{further}")
+    taken_over(node, made)
 
 
 def taken_over(node: ir.Node, other: ir.Node) -> None:
