@@ -15,6 +15,7 @@ import vlmgraph
 from tests.export.tensorrt.recorded import Api
 from tests.levels.models import SPECS, tiny
 from vlmgraph.diagnostics import DiagnosticError
+from vlmgraph.export.onnx import writer
 from vlmgraph.export.tensorrt import Limits, Report, export
 from vlmgraph.export.tensorrt import missing as needs
 from vlmgraph.export.tensorrt.agree import disagreements
@@ -242,10 +243,14 @@ REFUSED: dict[str, set[str]] = {}
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SPECS)
-def test_every_exported_graph_is_covered(name: str, tmp_path: Path) -> None:
-    """Plan and graphs have the same files, inputs, types and open dims (else the export refuses); what is left out stands in the lists."""
+def test_every_exported_graph_is_covered(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plan and graphs have the same files, inputs, types and open dims (else the export refuses); what is left out stands in the lists.
+
+    That a graph computes what eager does is held by the tests of the target `onnx`, and not again.
+    """
+    monkeypatch.setattr(writer, "verify", lambda *_: [])
     report = export(tiny(name)[0], tmp_path, plan_only=True, limits=LIMITS)
     assert set(report.refused) == REFUSED.get(name, set()), {k: d.message for k, d in report.refused.items()}
     left = {g["op"] for found in report.operators["not_covered"].values() for g in found}
     assert left == UNCOVERED.get(name, set())
-    assert set(report.operators["not_covered"]) == {n for n, (g, _) in report.plan.graphs.items() if g.program not in report.refused}
+    assert set(report.operators["not_covered"]) == set(report.plan.graphs) == {p.stem for p in tmp_path.glob("*.onnx")}
