@@ -118,10 +118,10 @@ def write_graphs(report: Report, model: CompiledModel, proved: Path) -> None:
     there = {name: planned for name, planned in report.plan.graphs.items() if name in manifest["graphs"]}
     report.plan = replace(report.plan, graphs=there, refused=report.refused)
     found: dict[str, Any] = {}
-    for name, (graph, _) in report.plan.graphs.items():
+    for name in report.plan.graphs:
         source = proved / manifest["graphs"][name]["file"]
         kinds = report.plan.options.precision
-        ready = prepare(source, report.folder / f"{name}.onnx", graph.inputs, kinds, role_of(model.graph))
+        ready = prepare(source, report.folder / f"{name}.onnx", kinds, role_of(model.graph))
         found[name] = [g.json() for g in gaps(ready)]
     report.operators = {"source": published()["source"], "version": published()["version"], "not_covered": found}
 

@@ -1,18 +1,16 @@
 """A proved ONNX graph made ready for the parser of TensorRT: other nodes where its list lacks a type, and the precision of each role.
 
-TensorRT takes dims of one name as equal and checks it when the engine runs, so inputs get the names of the plan: the mask of a step is
-not as long as its new tokens.
+TensorRT takes dims of one name as equal and checks it when the engine runs; those of the graph had one size at every sample of its proof.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
-from .graphs import Entry
 from .operators import data_type
 
 PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum")
@@ -22,13 +20,12 @@ FLOAT = ir.DataType.FLOAT
 PASTS, PRESENTS = "past_key_values.", "present."
 
 
-def prepare(source: Path, target: Path, entries: Sequence[Entry], precision: Mapping[str, str], role_of: Callable[[str], str]) -> ir.Model:
+def prepare(source: Path, target: Path, precision: Mapping[str, str], role_of: Callable[[str], str]) -> ir.Model:
     """Read a graph, rewrite it, and write it into another folder, where it refers to the weights of the first.
 
     `precision` is the type of products by role, `role_of` gives the role of a component.
     """
     model = ir.load(source)
-    rename_dims(model, entries)
     conform(model)
     lower(model, precision, role_of)
     model.graph.sort()
@@ -36,14 +33,6 @@ def prepare(source: Path, target: Path, entries: Sequence[Entry], precision: Map
     target.parent.mkdir(parents=True, exist_ok=True)
     ir.save(model, target)
     return model
-
-
-def rename_dims(model: ir.Model, entries: Sequence[Entry]) -> None:
-    planned = {e.name: e for e in entries}
-    for value in model.graph.inputs:
-        if value.name in planned and value.shape is not None:
-            dims = planned[value.name].dims
-            value.shape = ir.Shape([ir.SymbolicDim(str(d)) if isinstance(s, ir.SymbolicDim) else s for s, d in zip(value.shape, dims)])
 
 
 def conform(model: ir.Model) -> None:
