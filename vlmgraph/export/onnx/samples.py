@@ -32,8 +32,9 @@ AMOUNTS = (
     Amount(batch=4, pictures=4, size=(96, 64), words=3, count=5),
 )
 """Three of everything, none of them 0 or 1: a graph that is right at these has no size of its own."""
-STEPS = (2, 3, 4)
-"""New tokens of a step: decoding takes one at a time, but the graph takes any number."""
+STEPS = (3, 4, 2)
+"""New tokens of a step: decoding takes one at a time, but the graph takes any number. Never as many as there are samples: two dims of one
+size in every call would be taken for one."""
 
 Values = dict[str, Tensor]
 
