@@ -208,6 +208,27 @@ def test_blocks_that_are_given_a_list_are_captured_where_they_stand(listed: bool
     assert layers == ("layers.0 and 2 more: a list enters, which a block may add to" if listed else "")
 
 
+class Kept(Several):
+    """How many rows there are follows from values, as where pictures that are padding are left out."""
+
+    def forward(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return super().forward(values[0][values[0][:, 0] > 0])
+
+
+def test_blocks_of_rows_whose_number_is_a_value_are_captured_once(tmp_path: Path) -> None:
+    import onnxruntime
+
+    module, given = Kept(False), (torch.eye(5, 4) + 1,)
+    model, _, layers = trace.trace(module, given, [{0: torch.export.Dim.AUTO, 1: None}], (["x"], ["y"]), 20)
+    assert layers == ""
+    ir.save(model, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    for rows in (7, 4):
+        x = torch.randn(rows, 4)
+        x[:3, 0] = torch.tensor([1.0, -1.0, 2.0])
+        np.testing.assert_allclose(session.run(None, {"x": x.numpy()})[0], module(x)[0].detach().numpy(), atol=1e-6)
+
+
 def said(report: Report) -> None:
     """In the table and the manifest, too."""
     for name, why in report.layers.items():

@@ -27,6 +27,8 @@ from ...nn.cache import LayerCache
 DOMAIN = "vlmgraph_export"
 library = torch.library.Library(DOMAIN, "DEF")
 library.define("block(Tensor?[] values, str name) -> Tensor[]")
+UNSEEN = 6
+"""Stands for a number that is only known when the graph runs."""
 NAMED: weakref.WeakValueDictionary[str, Call] = weakref.WeakValueDictionary()
 """Calls by their names, while a piece is being captured and for as long as what was traced is kept."""
 
@@ -197,7 +199,13 @@ class Tracing:
 
 
 def hint(size: Any) -> int:
-    return size if isinstance(size, int) else int(size.node.hint)
+    """The size in the sample; of a number that follows from values (images that are no padding) one that any sample could have."""
+    if isinstance(size, int):
+        return size
+    if size.node.hint is not None:
+        return int(size.node.hint)
+    known = size.node.shape_env.backed_var_to_val
+    return int(size.node.expr.xreplace({s: known.get(s, UNSEEN) for s in size.node.expr.free_symbols}))
 
 
 class Alone(nn.Module):
