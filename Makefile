@@ -46,7 +46,7 @@ test-all: lint
 
 # every test, and what each proves of which spec: docs/status.md
 status: lint
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -q --status
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q --status
 	@$(BIN)/python -m tests.status
 
 bench: $(VENV)/.bench
