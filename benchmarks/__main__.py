@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> None:
         before = os.getloadavg()[0]
         module = import_module(f"benchmarks.{name}")
         table = module.measure() if device == "cpu" else module.measure(device=device)
-        save(table, (before, os.getloadavg()[0]))
+        save(table, (before, os.getloadavg()[0]), f"python -m benchmarks {name}" + (f" --device {device}" if device != "cpu" else ""))
         print(table.markdown())
         page([*NAMES, *(f"{n}_cuda" for n in ON_DEVICES)])
 

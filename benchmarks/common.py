@@ -121,10 +121,10 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} cores"
 
 
-def save(table: Table, load: tuple[float, float]) -> None:
-    """`results/NAME.json`: all numbers of a table with where and when they were taken."""
+def save(table: Table, load: tuple[float, float], command: str) -> None:
+    """`results/NAME.json`: all numbers of a table with where and how they were taken."""
     RESULTS.mkdir(exist_ok=True)
-    taken = {"versions": versions(), "machine": machine(), "load": [round(n, 1) for n in load]}
+    taken = {"command": command, "versions": versions(), "machine": machine(), "load": [round(n, 1) for n in load]}
     (RESULTS / f"{table.name}.json").write_text(json.dumps({**taken, **asdict(table)}, indent=1) + "\n", encoding="utf-8")
 
 
@@ -137,9 +137,10 @@ def page(names: Sequence[str]) -> None:
             continue
         data = json.loads(path.read_text(encoding="utf-8"))
         taken = {key: data.pop(key) for key in ("versions", "machine", "load")}
+        ran = f"`{command}`; " if (command := data.pop("command", "")) else ""
         used = ", ".join(f"{k} {v}" for k, v in taken["versions"].items())
         busy = " and ".join(map(str, taken["load"]))
-        parts += [Table(**data).markdown(), f"{used}; {taken['machine']}; load average {busy} before and after.", ""]
+        parts += [Table(**data).markdown(), f"{ran}{used}; {taken['machine']}; load average {busy} before and after.", ""]
     head = [
         "# Benchmarks",
         "",
