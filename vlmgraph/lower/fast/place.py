@@ -14,8 +14,6 @@ from .fuse import fused
 
 Home = tuple[int, int]
 """Address and bytes of a storage."""
-LEAST = 1 << 16
-"""Bytes of a weight that is worth its place."""
 LINE = 64
 """Bytes of a cache line, at which each weight begins."""
 
@@ -46,7 +44,8 @@ def view(storage: torch.UntypedStorage, dtype: torch.dtype, offset: int, shape: 
 def place(root: nn.Module, known: set[Home]) -> set[Home]:
     """Move the weights of a model that are in other storages than the `known` ones; gives the known ones from now on.
 
-    Ties and views of one another stay that. Copies are made one by one: memory grows by the largest. What other processes see stays.
+    Ties and views of one another stay that. Copies are made one by one: memory grows by the largest, and by the pages of a file that weights
+    are mapped from, until the last of them has left it. What other processes see stays.
     """
     page = pages.size()
     blocks = list(overlapping([w for w in weights(root) if home(w) not in known])) if page else []
@@ -69,7 +68,7 @@ def home(weight: Tensor) -> Home:
 
 
 def weights(root: nn.Module) -> Iterator[Tensor]:
-    """All that is worth a place, once, with the joined tensors that parameters are rows of."""
+    """All there are, once, with the joined tensors that parameters are rows of. Small ones too: a mapped file is closed with the last."""
     whole = [t for module in fused(root) for t in (module.whole, module.whole_scale)]
     seen: set[int] = set()
     for weight in (*root.parameters(), *root.buffers(), *whole):
@@ -78,7 +77,7 @@ def weights(root: nn.Module) -> Iterator[Tensor]:
         seen.add(id(weight))
         if weight.device.type != "cpu" or weight.layout != torch.strided:
             continue
-        if weight.numel() * weight.element_size() >= LEAST and not weight.is_shared():
+        if weight.numel() and not weight.is_shared():
             yield weight
 
 
