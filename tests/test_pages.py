@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 from pathlib import Path
 
@@ -46,7 +47,20 @@ def in_huge() -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("AnonHugePages"))
 
 
+@pytest.fixture
+def free() -> None:
+    """A kernel whose memory is in pieces may have none to give."""
+    before = in_huge()
+    held = pages.fresh(64 << 20)
+    held.write(b"x" * (64 << 20))
+    first = ctypes.addressof(ctypes.c_char.from_buffer(held))
+    pages.collapse((first, first + (64 << 20)))
+    if in_huge() - before < 60 << 10:
+        pytest.skip("the kernel has no huge pages left")
+
+
 @given
+@pytest.mark.usefixtures("free")
 def test_memory_that_is_allocated_meanwhile_is_collapsed() -> None:
     before = in_huge()
     with pages.collapsing():
@@ -58,6 +72,17 @@ def test_memory_that_is_allocated_meanwhile_is_collapsed() -> None:
 
 
 @given
+def test_the_ranges_of_a_process() -> None:
+    mapped, heap = pages.anonymous()
+    held = pages.fresh(8 << 20)
+    first = ctypes.addressof(ctypes.c_char.from_buffer(held))
+    found = pages.beyond(pages.anonymous()[0], mapped)
+    assert any(a <= first and first + (8 << 20) <= b for a, b in found)
+    assert heap and all(a < b for a, b in (*mapped, *heap)) and not set(mapped) & set(heap)
+
+
+@given
+@pytest.mark.usefixtures("free")
 def test_a_graph_that_decodes_has_its_weights_in_huge_pages(tmp_path: Path) -> None:
     weight = numpy_helper.from_array(np.ones((2048, 2048), dtype=np.float32), "w")  # onnxruntime packs it anew
     x, y = (helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["B", 2048]) for n in "xy")

@@ -18,6 +18,8 @@ Range = tuple[int, int]
 """First address, and the one behind the last."""
 SETTINGS = Path("/sys/kernel/mm/transparent_hugepage")
 MAPS = Path("/proc/self/maps")
+PIECE = 16
+"""Huge pages that one call collapses."""
 HUGEPAGE, COLLAPSE = 14, 25
 """MADV_HUGEPAGE, for pages to come, and MADV_COLLAPSE (Linux 6.1), for those that are there."""
 
@@ -58,9 +60,12 @@ def ask(where: Range) -> None:
 
 
 def collapse(where: Range) -> None:
-    """Put what stands in memory into huge pages, at the same addresses."""
+    """Put what stands in memory into huge pages, at the same addresses. Piece by piece: the first page that cannot be moved ends a call."""
     give(where, HUGEPAGE)
-    give(where, COLLAPSE)
+    if page := size():
+        step = PIECE * page
+        for first in range(-(-where[0] // page) * page, where[1], step):
+            give((first, min(first + step, where[1])), COLLAPSE)
 
 
 def give(where: Range, advice: int) -> None:
@@ -76,25 +81,31 @@ def give(where: Range, advice: int) -> None:
 
 @contextmanager
 def collapsing() -> Iterator[None]:
-    """What is allocated meanwhile, in this process and not of files, is put into huge pages at the end."""
-    before = anonymous() if size() else []
+    """What is allocated meanwhile, in this process and not of files, is put into huge pages at the end.
+
+    What an allocator had free in its heap is used again and looks like nothing new: the heap is put into huge pages whole.
+    """
+    before, _ = anonymous() if size() else ([], [])
     yield
-    for where in beyond(anonymous(), before) if size() else ():
-        collapse(where)
+    if size():
+        now, heap = anonymous()
+        for where in (*beyond(now, before), *heap):
+            collapse(where)
 
 
-def anonymous() -> list[Range]:
-    """The ranges of this process that it alone reads and writes and that are of no file, in order."""
+def anonymous() -> tuple[list[Range], list[Range]]:
+    """The ranges of this process that it alone reads and writes and that are of no file, in order: those that were mapped, and the heap."""
     try:
         lines = [line.split() for line in MAPS.read_text().splitlines()]
     except OSError:
-        return []
-    plain = [line[0].split("-") for line in lines if line[1] == "rw-p" and (len(line) == 5 or line[5] == "[heap]")]
-    return [(int(first, 16), int(last, 16)) for first, last in plain]
+        return [], []
+    own = [(line[0].split("-"), line[5:]) for line in lines if line[1] == "rw-p"]
+    mapped, heap = ([(int(a, 16), int(b, 16)) for (a, b), name in own if name == of] for of in ([], ["[heap]"]))
+    return mapped, heap
 
 
 def beyond(now: Sequence[Range], before: Sequence[Range]) -> list[Range]:
-    """The parts of `now` that are not in `before`; both in order, as `anonymous` gives them."""
+    """The parts of `now` that are not in `before`; both in order."""
     found = []
     for first, last in now:
         for held_first, held_last in before:

@@ -78,6 +78,11 @@ def test_they_lie_in_huge_pages() -> None:
     model = writer()
     place(model, set())
     total = sum(p.numel() * p.element_size() for p in model.parameters())
+    held = pages.fresh(64 << 20)
+    first = torch.frombuffer(held, dtype=torch.uint8).fill_(1).data_ptr()
+    pages.collapse((first, first + (64 << 20)))
+    if huge(first) < 60 << 10:
+        pytest.skip("the kernel has no huge pages left")
     assert huge(next(iter(homes(model)))[0] + total // 2) * 1024 > total / 2
 
 

@@ -44,8 +44,8 @@ def view(storage: torch.UntypedStorage, dtype: torch.dtype, offset: int, shape: 
 def place(root: nn.Module, known: set[Home]) -> set[Home]:
     """Move the weights of a model that are in other storages than the `known` ones; gives the known ones from now on.
 
-    Ties and views of one another stay that. Copies are made one by one: memory grows by the largest, and by the pages of a file that weights
-    are mapped from, until the last of them has left it. What other processes see stays.
+    Ties and views of one another stay that. Copies are made one by one: memory grows by the largest, and by the pages of a file that
+    weights are mapped from, until the last of them has left it. What other processes see stays.
     """
     page = pages.size()
     blocks = list(overlapping([w for w in weights(root) if home(w) not in known])) if page else []
