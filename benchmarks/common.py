@@ -85,9 +85,9 @@ def environment(cuda: bool = False) -> dict[str, str]:
     return {**kept, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **hidden}
 
 
-def interleaved(commands: Mapping[str, Sequence[str]], runs: int = RUNS) -> dict[str, dict[str, Any]]:
-    """Medians of every number each process gives: one warm-up each, then the processes in turn."""
-    for command in commands.values():
+def interleaved(commands: Mapping[str, Sequence[str]], runs: int = RUNS, warm: bool = True) -> dict[str, dict[str, Any]]:
+    """Medians of every number each process gives: one warm-up each (of those that take minutes none), then the processes in turn."""
+    for command in commands.values() if warm else ():
         process(command)
     seen: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
     for _ in range(runs):
