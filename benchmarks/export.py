@@ -119,7 +119,8 @@ def measure(runs: int = 3, size: str = "big") -> Table:
     note = (
         "The decoder has 24 layers of width 896 and takes and gives keys and values; logits are of the last position. Seconds are without"
         f" imports: the decoder's capture and writing, of which the capture (ratio {captured:.2f}), its proof with onnxruntime, and the"
-        " whole folder with vision tower, embedding, merge, samples and proofs; the builder's are of a process, imports and all. Peak memory is of the whole process, loading included."
+        " whole folder with vision tower, embedding, merge, samples and proofs; the builder's are of a process, imports and all. Peak"
+        " memory is of the whole process, loading included."
     )
     header = ["exporter", "decoder, s", "of which capture", "proof", "whole folder", "peak MB"]
     return Table("export", "ONNX export of a 24-layer decoder", header, rows, result, goals, note, runs)
