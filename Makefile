@@ -25,7 +25,7 @@ $(VENV)/.dev: $(BIN)/python pyproject.toml setup.py constraints.txt
 	@$(call quiet,$(PIP) --editable '.[dev]')
 	@touch $@ $(VENV)/.demo
 
-$(VENV)/.bench: $(VENV)/.bench
+$(VENV)/.bench: $(VENV)/.dev
 	@echo "installing what benchmarks are measured beside into $(VENV)"
 	@$(call quiet,$(PIP) --editable '.[dev,bench]')
 	@touch $@

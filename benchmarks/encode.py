@@ -119,13 +119,8 @@ def open_clip(peer: Any) -> Any:
         def __init__(self, of: Any) -> None:
             super().__init__()
             self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
-            self.ln_1, self.ln_2, self.fc1, self.fc2, self.act = (
-                of.layer_norm1,
-                of.layer_norm2,
-                of.mlp.fc1,
-                of.mlp.fc2,
-                of.mlp.activation_fn,
-            )
+            self.ln_1, self.ln_2 = of.layer_norm1, of.layer_norm2
+            self.fc1, self.fc2, self.act = of.mlp.fc1, of.mlp.fc2, of.mlp.activation_fn
             parts = [of.self_attn.q_proj, of.self_attn.k_proj, of.self_attn.v_proj]
             self.attn.in_proj_weight.copy_(torch.cat([p.weight for p in parts]))
             self.attn.in_proj_bias.copy_(torch.cat([p.bias for p in parts]))

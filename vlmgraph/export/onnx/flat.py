@@ -95,13 +95,8 @@ class Flat(nn.Module):
     def __init__(self, module: nn.Module, piece: Piece, slots: Sequence[Slot], past: bool) -> None:
         super().__init__()
         self.module = module
-        self.count, self.outputs, self.caches, self.slots, self.past = (
-            len(piece.inputs),
-            tuple(piece.outputs),
-            piece.cache,
-            tuple(slots),
-            past,
-        )
+        self.count, self.outputs = len(piece.inputs), tuple(piece.outputs)
+        self.caches, self.slots, self.past = piece.cache, tuple(slots), past
         made = {v: t for n in piece.program.nodes for v, t in n.values()}
         self.masks = {i for i, t in enumerate(piece.program.inputs.values()) if t.kind == "mask"}
         self.padding = {v for v in self.outputs if v in made and made[v].kind == "mask" and len(made[v].dims) == 2}
