@@ -27,7 +27,7 @@ $(VENV)/.dev: $(BIN)/python pyproject.toml setup.py constraints.txt
 
 $(VENV)/.bench: $(VENV)/.dev
 	@echo "installing what benchmarks are measured beside into $(VENV)"
-	@$(call quiet,$(PIP) --editable '.[dev,bench]')
+	@$(call quiet,$(PIP) --editable '.[bench]')
 	@touch $@
 
 demo: $(VENV)/.demo
